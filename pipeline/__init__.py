@@ -1,0 +1,1 @@
+"""lakestorm: deep learning on a lake of Parquet."""
