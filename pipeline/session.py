@@ -1,0 +1,112 @@
+"""Builds the SparkSession, nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from pipeline.errors import EnvironmentFault
+
+OLDEST_JAVA = 17
+CHECKOUT = Path(__file__).resolve().parent.parent
+
+# What results depend on; everything else belongs into conf/spark-defaults.conf.
+SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.ansi.enabled": "true",
+    # Delta and Arrow read INT64 microseconds; Spark's default is INT96.
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    # A file that is gone or broken ends the job: skipping it would lose rows.
+    "spark.sql.files.ignoreCorruptFiles": "false",
+    "spark.sql.files.ignoreMissingFiles": "false",
+    # Timestamps of pandas come in nanoseconds, which Spark refuses unless it may read numbers.
+    "spark.sql.legacy.parquet.nanosAsLong": "true",
+    # A table's folder holds its log and its data files, no markers.
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+}
+
+# For a driver that is not started by spark-submit: one quiet process on this machine.
+LOCAL_SETTINGS = {
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.memory": "3g",
+    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.shuffle.partitions": "8",
+}
+
+
+def spark_session(app: str, master: str | None = None) -> SparkSession:
+    """The session of this process.
+
+    Args:
+        app: Name shown in Spark's pages and logs.
+        master: Such as `spark://host:7077`; by default what spark-submit was given, or `local[*]`.
+
+    Raises:
+        EnvironmentFault: There is no Java 17 or newer, or Spark did not start.
+    """
+    _find_java()
+    # Executors on this machine run what the driver runs; a cluster's image says otherwise.
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    settings = dict(SETTINGS)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit
+        settings |= {**LOCAL_SETTINGS, **_logging(), "spark.master": master or "local[*]"}
+    builder = SparkSession.builder.appName(app)
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    # Spark's Python side logs each rejected expression as JSON; the user gets our error instead.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, RuntimeError, OSError) as error:
+        raise EnvironmentFault(
+            "Spark", f"did not start: {error}", "See its messages above; check Java and memory."
+        ) from error
+
+
+def _logging() -> dict[str, str]:
+    log4j = CHECKOUT / "conf" / "log4j2.properties"
+    if not log4j.is_file():
+        return {}
+    options = LOCAL_SETTINGS["spark.driver.extraJavaOptions"]
+    return {
+        "spark.driver.extraJavaOptions": f"{options} -Dlog4j2.configurationFile={log4j.as_uri()}"
+    }
+
+
+def _find_java() -> None:
+    """Lets Spark find Java: JAVA_HOME, else `java` on the path, else the checkout's own."""
+    if "JAVA_HOME" not in os.environ and shutil.which("java") is None:
+        own = next((CHECKOUT / ".jre").glob("*/bin/java"), None)
+        if own is not None:
+            os.environ["JAVA_HOME"] = str(own.parent.parent)
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else shutil.which("java")
+    version = _java_version(java) if java else None
+    if version is None or version < OLDEST_JAVA:
+        found = f"there is version {version}" if version else "there is none"
+        raise EnvironmentFault(
+            "Java",
+            f"Spark needs version {OLDEST_JAVA} or newer, {found}",
+            "Install a JRE (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one.",
+        )
+
+
+def _java_version(java: str) -> int | None:
+    """Major version; `1.8.0` counts as 8."""
+    try:
+        told = subprocess.run([java, "-version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    match = re.search(r'version "(?:1\.)?(\d+)', told.stderr + told.stdout)
+    return int(match.group(1)) if match else None
