@@ -1,0 +1,128 @@
+"""One write attempt: a new folder of the table that holds exactly this attempt's files.
+
+Two Spark appends into one folder share `_temporary` and lose each other's rows without an error;
+a folder of its own for every attempt makes that impossible.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+
+from pipeline.errors import LakeError, LakestormError, SourceError
+from pipeline.lake.files import DataFile, data_file
+from pipeline.lake.schema import from_spark, require_same
+
+FOOTER_THREADS = 8
+
+
+class Attempt:
+    """A context: on an error its folder is removed; on success its files await the commit.
+
+    Args:
+        table_root: Folder of the table.
+        schema: The table's schema, partition columns included.
+        partition_by: The table's partition columns.
+    """
+
+    def __init__(self, table_root: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> None:
+        self.table_root = table_root
+        self.schema = schema
+        self.partition_by = partition_by
+        self.folder = uuid.uuid4().hex
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.discard()
+
+    def discard(self) -> None:
+        """Removes the folder, when its files are not to be committed."""
+        shutil.rmtree(Path(self.table_root) / self.folder, ignore_errors=True)
+
+    def write(self, frame: DataFrame, options: Mapping[str, str] | None = None) -> list[DataFile]:
+        """Writes a Spark frame as Parquet, one folder a partition.
+
+        Args:
+            frame: Columns exactly as the table's schema, partition columns included.
+            options: Options of Spark's Parquet writer, such as `parquet.enable.dictionary`.
+
+        Returns:
+            The files written, those without rows left out.
+
+        Raises:
+            SchemaError: The frame's columns are not the table's.
+            LakeError: Spark could not write; the cause is attached.
+        """
+        require_same(from_spark(frame.schema), self.schema, f"table {Path(self.table_root).name}")
+        writer = frame.write.options(**(options or {}))
+        if self.partition_by:
+            writer = writer.partitionBy(*self.partition_by)
+        try:
+            writer.parquet(f"{self.table_root}/{self.folder}")
+        except PySparkException as error:
+            raise _translated(error, Path(self.table_root).name) from error
+        return self.files()
+
+    def write_arrow(self, rows: pa.Table) -> list[DataFile]:
+        """Writes a small table without partitions as one file.
+
+        Raises:
+            SchemaError: The columns are not the table's.
+        """
+        require_same(rows.schema, self.schema, f"table {Path(self.table_root).name}")
+        folder = Path(self.table_root) / self.folder
+        folder.mkdir()
+        pq.write_table(rows, folder / "part-00000.parquet")
+        return self.files()
+
+    def files(self) -> list[DataFile]:
+        """All Parquet files with rows in this attempt's folder, by path."""
+        root = Path(self.table_root)
+        paths = sorted(
+            path.relative_to(root).as_posix()
+            for path in (root / self.folder).rglob("*.parquet")
+            if not any(part.startswith(("_", ".")) for part in path.relative_to(root).parts)
+        )
+        with ThreadPoolExecutor(FOOTER_THREADS) as threads:
+            found = threads.map(
+                lambda path: data_file(self.table_root, path, self.schema, self.partition_by),
+                paths,
+            )
+        return [file for file in found if file.rows]
+
+
+def _translated(error: PySparkException, table: str) -> LakestormError:
+    """Spark's failure as a fault of the file it could not read, or else of the table."""
+    text = str(error)
+    unreadable = re.search(r"\[FAILED_READ_FILE\S*\][^\n]*?(?:file:/*)(/[^\s]+?)\.?(?:\s|$)", text)
+    if unreadable:
+        return SourceError(
+            f"file {unquote(unreadable[1])}",
+            "is damaged: Spark could not read its rows",
+            "Deliver it again, or remove it; nothing was committed.",
+        )
+    return LakeError(
+        f"table {table}",
+        f"could not be written: {text.strip().splitlines()[0]}",
+        "Nothing was committed; mend the cause and run the stage again.",
+    )

@@ -1,0 +1,20 @@
+"""A short name for a piece of work: equal inputs and settings, equal fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+# Commits note under this key which work they hold, so that it is not done twice.
+RUN = "lakestorm.run"
+
+
+def fingerprint(**parts: Any) -> str:
+    """16 hexadecimal digits over the canonical JSON of all parts.
+
+    Args:
+        parts: Anything that JSON can hold; what the result of the work depends on.
+    """
+    canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

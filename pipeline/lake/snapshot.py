@@ -1,0 +1,157 @@
+"""A table at one version: its files, its schema, and ways to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.errors import LakeError
+from pipeline.lake.files import NULL_PARTITION, DataFile, partition_of
+from pipeline.lake.schema import from_delta, to_spark, without
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What a table holds at a version; it stays so until vacuum takes that version away."""
+
+    name: str
+    root: str
+    version: int
+    schema: pa.Schema
+    """All columns, partition columns included."""
+    partition_by: tuple[str, ...]
+    files: tuple[DataFile, ...]
+
+    @classmethod
+    def of(cls, name: str, root: str, handle: DeltaTable) -> Snapshot:
+        """The snapshot that a handle of delta-rs is at."""
+        partition_by = tuple(handle.metadata().partition_columns)
+        return cls(
+            name=name,
+            root=root,
+            version=handle.version(),
+            schema=from_delta(handle.schema()),
+            partition_by=partition_by,
+            files=tuple(sorted(_files(handle), key=lambda file: file.path)),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files, from the log alone."""
+        return sum(file.rows for file in self.files)
+
+    def uris(self) -> list[str]:
+        """Absolute paths of the files, sorted."""
+        return [f"{self.root}/{file.path}" for file in self.files]
+
+    def partitions(self, column: str) -> list[str | None]:
+        """The values of a partition column, sorted, null last."""
+        self._require_partition_column(column)
+        values = {file.partition[column] for file in self.files}
+        return sorted(values, key=lambda value: (value is None, value or ""))
+
+    def select(self, **partitions: Collection[str | None]) -> Snapshot:
+        """The same version with only the files of some partitions.
+
+        Args:
+            partitions: Partition column to the values wanted, such as `split={"train"}`.
+
+        Raises:
+            LakeError: A column is not a partition column, so that files could not be pruned.
+        """
+        for column in partitions:
+            self._require_partition_column(column)
+        kept = tuple(
+            file
+            for file in self.files
+            if all(file.partition[column] in wanted for column, wanted in partitions.items())
+        )
+        return replace(self, files=kept)
+
+    def dataframe(self, spark: SparkSession) -> DataFrame:
+        """The rows as a Spark frame, columns in the table's order."""
+        if not self.files:
+            return spark.createDataFrame([], to_spark(self.schema))
+        stored = to_spark(without(self.schema, self.partition_by))
+        frame = spark.read.schema(stored).parquet(*self.uris())
+        return frame.select(*(self._column(name) for name in self.schema.names))
+
+    def arrow(self, columns: list[str]) -> pa.Table:
+        """Some stored columns of all rows, in memory; for keys and scores, not for features."""
+        stored = without(self.schema, self.partition_by)
+        wanted = pa.schema([stored.field(name) for name in columns])
+        pieces = [
+            pq.ParquetFile(uri).read(columns=columns).select(columns).cast(wanted)
+            for uri in self.uris()
+        ]
+        return pa.concat_tables(pieces) if pieces else wanted.empty_table()
+
+    def _column(self, name: str) -> Column:
+        if name not in self.partition_by:
+            return F.col(name)
+        # Spark's own partition discovery needs one base folder, attempts are many: so the value is
+        # read from the path, which Snapshot.of has checked against the log.
+        pattern = f"/{name}=([^/]*)/"
+        spelled = F.regexp_extract(F.col("_metadata.file_path"), pattern, 1)
+        # file_path is a URI of a path that is itself escaped: unescape twice, and keep each plus.
+        text = spelled
+        for _ in range(2):
+            text = F.url_decode(F.replace(text, F.lit("+"), F.lit("%2B")))
+        value = F.when(text != NULL_PARTITION, text)
+        return value.cast(to_spark(self.schema)[name].dataType).alias(name)
+
+    def _require_partition_column(self, column: str) -> None:
+        if column not in self.partition_by:
+            raise LakeError(
+                f"table {self.name}, column {column}",
+                "is not a partition column, so files cannot be chosen by it",
+                f"Choose by {', '.join(self.partition_by) or 'nothing: it has no partitions'}.",
+            )
+
+
+def _files(handle: DeltaTable) -> list[DataFile]:
+    partition_by = tuple(handle.metadata().partition_columns)
+    actions = pa.table(handle.get_add_actions(flatten=False))
+    found = []
+    for action in actions.select(_present(actions)).to_pylist():
+        path = unquote(action["path"])  # the log holds URIs
+        if action["num_records"] is None:
+            raise LakeError(
+                f"file {path}",
+                "has no row count in the table's log",
+                "Rewrite the table with a writer that keeps statistics.",
+            )
+        spelled = partition_of(path, partition_by)
+        logged = action.get("partition") or {}
+        if any(spelled[name] != _text(logged.get(name)) for name in partition_by):
+            raise LakeError(
+                f"file {path}",
+                f"lies in another partition than its log entry says: {logged}",
+                "Rewrite the table: its paths and its log disagree.",
+            )
+        found.append(
+            DataFile(
+                path=path,
+                bytes=action["size_bytes"],
+                rows=action["num_records"],
+                partition=spelled,
+                statistics="",
+            )
+        )
+    return found
+
+
+def _present(actions: pa.Table) -> list[str]:
+    wanted = ("path", "size_bytes", "num_records", "partition")
+    return [name for name in wanted if name in actions.column_names]
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

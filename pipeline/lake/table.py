@@ -1,0 +1,159 @@
+"""A Delta table in the lake: created empty, read at a version, cleaned of orphans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError as NoDeltaTable
+
+from pipeline.errors import LakeError, LakeNotWritableError, TableNotFoundError, UnsupportedTableError
+from pipeline.lake.attempt import Attempt
+from pipeline.lake.schema import from_delta, require_same, to_delta
+from pipeline.lake.snapshot import Snapshot
+
+UNSUPPORTED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table by its folder; nothing is opened until asked for."""
+
+    name: str
+    root: str
+    """Absolute folder of the table."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a Delta log."""
+        return DeltaTable.is_deltatable(self.root)
+
+    def create(
+        self,
+        schema: pa.Schema,
+        partition_by: Sequence[str] = (),
+        description: str = "",
+    ) -> None:
+        """Creates the table empty; does nothing where it exists with this schema.
+
+        Tables are never created with files: two racing creations would both land theirs.
+
+        Raises:
+            SchemaError: It exists with other columns or types.
+            LakeError: It exists with other partition columns.
+            LakeNotWritableError: The folder cannot be written.
+        """
+        try:
+            DeltaTable.create(
+                self.root,
+                schema=to_delta(schema),
+                mode="ignore",
+                partition_by=list(partition_by),
+                name=self.name.replace("/", "_"),
+                description=description,
+            )
+        except (DeltaError, OSError) as error:
+            raise LakeNotWritableError(
+                f"table {self.name}", f"cannot be created: {error}", "Make its folder writable."
+            ) from error
+        snapshot = self.snapshot()
+        require_same(snapshot.schema, schema, f"table {self.name}")
+        if snapshot.partition_by != tuple(partition_by):
+            raise LakeError(
+                f"table {self.name}",
+                f"is partitioned by {list(snapshot.partition_by)}, not {list(partition_by)}",
+                "Name another lake, or remove this table.",
+            )
+
+    def open(self, version: int | None = None) -> DeltaTable:
+        """A handle of delta-rs at a version, the newest by default.
+
+        Raises:
+            TableNotFoundError: There is no such table or version.
+            UnsupportedTableError: A plain Parquet read of it would be wrong.
+        """
+        if not self.exists:
+            raise TableNotFoundError(
+                f"table {self.name}",
+                "is not in the lake",
+                "Run the stage that writes it first, or correct the setting `lake`.",
+            )
+        try:
+            handle = DeltaTable(self.root, version=version)
+        except (NoDeltaTable, DeltaError, ValueError) as error:
+            raise TableNotFoundError(
+                f"table {self.name}, version {version}",
+                f"cannot be opened: {error}",
+                f"The newest version is {DeltaTable(self.root).version()}.",
+            ) from error
+        self._refuse_unsupported(handle)
+        return handle
+
+    def snapshot(self, version: int | None = None) -> Snapshot:
+        """The table's files and schema at a version, the newest by default.
+
+        Raises:
+            TableNotFoundError: There is no such table or version.
+            UnsupportedTableError: A plain Parquet read of it would be wrong.
+        """
+        return Snapshot.of(self.name, self.root, self.open(version))
+
+    def attempt(self) -> Attempt:
+        """A new write attempt, to be used as a context."""
+        handle = self.open()
+        return Attempt(
+            self.root, from_delta(handle.schema()), tuple(handle.metadata().partition_columns)
+        )
+
+    def transaction_version(self, app: str) -> int | None:
+        """The last transaction number that `app` committed; None before its first."""
+        return self.open().transaction_version(app) if self.exists else None
+
+    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """The commits, newest first: version, time in ms, operation and what the writer noted."""
+        return self.open().history(limit)
+
+    def last_note(self, key: str) -> str | None:
+        """What the newest commit that noted `key` noted; None where none did."""
+        for entry in self.history() if self.exists else []:
+            if key in entry:
+                return str(entry[key])
+        return None
+
+    def vacuum(self, retention_hours: int, keep_versions: Sequence[int] = ()) -> list[str]:
+        """Deletes files that no version in reach uses, never-committed ones included.
+
+        Args:
+            retention_hours: Younger files stay; must exceed the longest run, whose files await
+                their commit.
+            keep_versions: Versions whose files stay whatever their age.
+
+        Returns:
+            Paths of the files deleted, relative to the table.
+        """
+        return self.open().vacuum(
+            retention_hours=retention_hours,
+            dry_run=False,
+            enforce_retention_duration=False,
+            full=True,
+            keep_versions=list(keep_versions) or None,
+        )
+
+    def _refuse_unsupported(self, handle: DeltaTable) -> None:
+        protocol = handle.protocol()
+        features = {*(protocol.reader_features or ()), *(protocol.writer_features or ())}
+        configuration: Mapping[str, str | None] = handle.metadata().configuration
+        if configuration.get("delta.columnMapping.mode", "none") != "none":
+            features.add("columnMapping")
+        if configuration.get("delta.enableDeletionVectors", "false") == "true":
+            features.add("deletionVectors")
+        for feature in sorted(features & UNSUPPORTED.keys()):
+            raise UnsupportedTableError(
+                f"table {self.name} in {Path(self.root)}",
+                f"uses {UNSUPPORTED[feature]}: its Parquet files alone do not tell its rows",
+                "Rewrite it without this feature (Delta: ALTER TABLE ... DROP FEATURE).",
+            )
