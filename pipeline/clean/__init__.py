@@ -1,0 +1,1 @@
+"""Stage 1: raw files to `clean`, `quarantine` and `quality`, row for row."""

@@ -1,0 +1,74 @@
+"""The contract: every raw column cast to its type, every fault of a row noted as a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import DoubleType, FloatType, FractionalType, StructField
+
+from pipeline.clean.raw import FILE, MALFORMED, POSITION
+from pipeline.config import Column
+
+REASONS = "_reasons"
+UNREADABLE = "_unreadable"
+WHOLE_NUMBERS = frozenset({"int", "bigint"})
+
+
+def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
+    """Casts each column and notes what did not cast.
+
+    A value that does not cast becomes null, its text goes to `UNREADABLE`. NaN counts as missing.
+    A fraction does not cast to a whole number.
+
+    Args:
+        raw: The contract's columns as stored, with `FILE`, `POSITION` and `MALFORMED`.
+        columns: The contract.
+
+    Returns:
+        The columns typed, then `FILE`, `POSITION`, `REASONS` (array of string, such as
+        `cast:distance` or `required:carrier`) and `UNREADABLE` (map from column to text, or null).
+    """
+    values: dict[str, SparkColumn] = {}
+    failed: dict[str, SparkColumn] = {}
+    for name, column in columns.items():
+        values[name], failed[name] = _cast(raw.schema[name], column)
+    cast_reasons = [F.when(fails, F.lit(f"cast:{name}")) for name, fails in failed.items()]
+    absent_reasons = [
+        F.when(values[name].isNull() & ~failed[name], F.lit(f"required:{name}"))
+        for name, column in columns.items()
+        if column.required
+    ]
+    malformed = F.when(F.col(MALFORMED), F.lit("malformed"))
+    texts = F.array_compact(
+        F.array(
+            *(
+                F.when(fails, F.struct(F.lit(name), F.col(name).cast("string")))
+                for name, fails in failed.items()
+            )
+        )
+    )
+    return raw.select(
+        *(value.alias(name) for name, value in values.items()),
+        FILE,
+        POSITION,
+        F.array_compact(F.array(malformed, *cast_reasons, *absent_reasons)).alias(REASONS),
+        F.when(F.size(texts) > 0, F.map_from_entries(texts)).alias(UNREADABLE),
+    )
+
+
+def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn]:
+    """The typed value, and whether a value was there that did not cast."""
+    raw = F.col(stored.name)
+    if isinstance(stored.dataType, DoubleType | FloatType):
+        raw = F.when(~F.isnan(raw), raw)
+    value = raw.try_cast(column.type)
+    fails = raw.isNotNull() & value.isNull()
+    if column.type in WHOLE_NUMBERS and isinstance(stored.dataType, FractionalType):
+        is_fraction = F.coalesce(raw != F.floor(raw), F.lit(False))
+        fails, value = fails | is_fraction, F.when(~is_fraction, value)
+    if column.type in ("float", "double"):
+        value = F.when(~F.isnan(value), value)
+    return value, fails

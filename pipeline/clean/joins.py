@@ -1,0 +1,55 @@
+"""Joins: small right sides, broadcast, by a key that is unique."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipeline.clean.contract import typed
+from pipeline.config import Join
+from pipeline.errors import JoinError
+
+
+def right_side(groups: list[DataFrame], join: Join) -> DataFrame:
+    """The right side by its contract; a value that does not cast is missing.
+
+    Returns:
+        The columns of `on` and `select`, rows with a null in the key left out: they never match.
+    """
+    frame = reduce(DataFrame.unionByName, [typed(group, join.columns) for group in groups])
+    return frame.select(*{**dict.fromkeys(join.on.values()), **dict.fromkeys(join.select.values())}).dropna(
+        subset=list(join.on.values())
+    )
+
+
+def require_unique_key(right: DataFrame, join: Join, name: str) -> None:
+    """Refuses a right side that would multiply rows; reads it once.
+
+    Raises:
+        JoinError: A key occurs more than once.
+    """
+    key = list(join.on.values())
+    worst = right.groupBy(*key).count().where("count > 1").orderBy(F.desc("count"), *key).head()
+    if worst is not None:
+        shown = ", ".join(f"{column}={worst[column]}" for column in key)
+        raise JoinError(
+            f"clean.joins.{name}.on",
+            f"the right side holds {worst['count']} rows with {shown}: rows would double",
+            "Join by a unique key, or make the right side unique.",
+        )
+
+
+def joined(left: DataFrame, right: DataFrame, join: Join) -> DataFrame:
+    """The left rows, each once, with the right side's columns or nulls."""
+    keys = {column: f"_key_{index}" for index, column in enumerate(join.on.values())}
+    selected = right.select(
+        *(F.col(column).alias(alias) for column, alias in keys.items()),
+        *(F.col(column).alias(new) for new, column in join.select.items()),
+    )
+    condition = [
+        F.col(left_column) == F.col(keys[right_column])
+        for left_column, right_column in join.on.items()
+    ]
+    return left.join(F.broadcast(selected), condition, "left").drop(*keys.values())

@@ -1,0 +1,256 @@
+"""The stage `clean`: one pass over the raw files, three tables, every row accounted for."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import reduce
+from pathlib import Path
+
+from pyspark import StorageLevel
+from pyspark.errors import AnalysisException, ParseException
+from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.clean.contract import REASONS, UNREADABLE, typed
+from pipeline.clean.joins import joined, require_unique_key, right_side
+from pipeline.clean.quality import (
+    QUALITY_SCHEMA,
+    Counts,
+    counts_of,
+    observed_columns,
+    observed_verdicts,
+    quality_rows,
+)
+from pipeline.clean.raw import FILE, POSITION, RawFile, find_files, read_files, rows_by_footers
+from pipeline.clean.rules import spark_reason, with_rules
+from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
+from pipeline.config import Files, Pipeline
+from pipeline.errors import CommitConflictError, ConfigError, CountError, RuleError
+from pipeline.lake import RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
+from pipeline.lake.schema import from_spark
+from pipeline.outcome import Outcome
+from pipeline.sources import nycflights13
+
+COUNTS = "lakestorm.counts"
+
+
+@dataclass(frozen=True)
+class _Input:
+    """Raw files of the subject and of each right side, as found."""
+
+    subject: list[RawFile]
+    rights: dict[str, list[RawFile]]
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> _Input:
+        return cls(
+            find_files(pipeline.source, "source"),
+            {
+                name: find_files(join, f"clean.joins.{name}")
+                for name, join in pipeline.clean.joins.items()
+            },
+        )
+
+    def fingerprint(self, pipeline: Pipeline) -> str:
+        """What the three tables depend on."""
+
+        def identity(found: list[RawFile]) -> list[list[str | int]]:
+            return [[Path(file.path).name, file.bytes, file.modified_ns] for file in found]
+
+        return fingerprint(
+            subject=identity(self.subject),
+            rights={name: identity(found) for name, found in self.rights.items()},
+            contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
+            settings=pipeline.clean.model_dump(mode="json"),
+        )
+
+
+def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+    """Writes `clean`, `quarantine` and `quality` from all raw files.
+
+    Args:
+        spark: The session.
+        pipeline: The description.
+        lake: Where the tables are.
+
+    Returns:
+        raw rows in, clean rows out, quarantined and dropped; unchanged where the tables already
+        hold these files under these settings.
+
+    Raises:
+        LakestormError: Raw files, contract, rules or joins are at fault; the tables are as before.
+    """
+    started = time.monotonic()
+    lake.require_writable()
+    if pipeline.source.sample == "nycflights13":
+        nycflights13.lay_out(Path(pipeline.source.path))
+    found = _Input.of(pipeline)
+    run = found.fingerprint(pipeline)
+    app = f"clean/{pipeline.name}"
+    tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
+    numbers = {name: table.transaction_version(app) or 0 for name, table in tables.items()}
+    newest = max(numbers.values())
+    if newest and set(numbers.values()) == {newest} and tables["clean"].last_note(RUN) == run:
+        return _outcome(tables["clean"], time.monotonic() - started, unchanged=True)
+    # A run that stopped between its commits is finished under its own number.
+    unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
+    transaction = Transaction(app, newest if unfinished else newest + 1)
+    _write(spark, pipeline, tables, found, run, transaction)
+    return _outcome(tables["clean"], time.monotonic() - started, unchanged=False)
+
+
+def _write(
+    spark: SparkSession,
+    pipeline: Pipeline,
+    tables: dict[str, Table],
+    found: _Input,
+    run: str,
+    transaction: Transaction,
+) -> None:
+    judged = _judged(spark, pipeline, found.subject)
+    of_rows, of_columns = Observation(), Observation()
+    counted = observed_verdicts(judged, pipeline.source.columns, pipeline.clean.rules, of_rows)
+    # Two tables come from one pass: kept on local disk between the two writes.
+    kept = counted.persist(StorageLevel.MEMORY_AND_DISK)
+    try:
+        rejected = _quarantine_columns(kept, list(pipeline.source.columns))
+        accepted = observed_columns(_clean_columns(spark, pipeline, kept, found), of_columns)
+        tables["quarantine"].create(from_spark(rejected.schema), (), "rows rejected, with reasons")
+        tables["clean"].create(
+            from_spark(accepted.schema), (pipeline.clean.period.column,), "rows accepted"
+        )
+        tables["quality"].create(QUALITY_SCHEMA, (), "measures of each run of clean")
+        with tables["quarantine"].attempt() as reject, tables["clean"].attempt() as accept:
+            files = {"quarantine": reject.write(rejected)}
+            counts = counts_of(of_rows)
+            _refuse_failed_rules(pipeline, counts)
+            files["clean"] = accept.write(accepted)
+            _require_exact(counts, files, rows_by_footers(pipeline.source, found.subject))
+            notes = {RUN: run, COUNTS: json.dumps(_count_notes(counts))}
+            for name, attempt in (("quarantine", reject), ("clean", accept)):
+                done = commit(
+                    tables[name], files[name], transaction=transaction, replace="all", notes=notes
+                )
+                if not done.landed:
+                    attempt.discard()
+                    _require_own(tables[name], run)
+        rows = quality_rows(counts, of_columns.get, run, datetime.now(UTC))
+        with tables["quality"].attempt() as attempt:
+            measured = attempt.write_arrow(rows)
+            if not commit(tables["quality"], measured, transaction=transaction).landed:
+                attempt.discard()
+    finally:
+        kept.unpersist()
+
+
+def _judged(spark: SparkSession, pipeline: Pipeline, found: list[RawFile]) -> DataFrame:
+    """All raw rows, typed, each with its verdict and reasons."""
+    groups = read_files(spark, pipeline.source, found)
+    frame = reduce(
+        DataFrame.unionByName, [typed(group, pipeline.source.columns) for group in groups]
+    )
+    frame = with_verdict(with_rules(frame, pipeline.clean.rules), pipeline.clean.rules)
+    if pipeline.clean.dedupe is not None:
+        frame = without_superseded(frame, pipeline.clean.dedupe)
+    return frame
+
+
+def _clean_columns(
+    spark: SparkSession, pipeline: Pipeline, judged: DataFrame, found: _Input
+) -> DataFrame:
+    """The accepted rows with the columns of the table `clean`."""
+    frame = judged.where(F.col(VERDICT) == CLEAN).select(*pipeline.source.columns)
+    for name, join in pipeline.clean.joins.items():
+        right = right_side(read_files(spark, join, found.rights[name]), join)
+        require_unique_key(right, join, name)
+        frame = joined(frame, right, join)
+    period = pipeline.clean.period
+    try:
+        return frame.withColumn(period.column, F.expr(period.expression).cast("string"))
+    except (ParseException, AnalysisException) as error:
+        raise ConfigError(
+            "clean.period.expression",
+            f"{period.expression!r}: {spark_reason(error)}",
+            "Write a Spark SQL expression over the contract's columns.",
+        ) from error
+
+
+def _quarantine_columns(judged: DataFrame, contract: list[str]) -> DataFrame:
+    """The rejected rows with the columns of the table `quarantine`."""
+    row = F.to_json(F.struct(*contract), {"ignoreNullFields": "false"})
+    return judged.where(F.col(VERDICT) == QUARANTINE).select(
+        F.col(FILE).alias("source_file"),
+        F.col(POSITION).alias("source_position"),
+        F.col(REASONS).alias("reasons"),
+        row.alias("row"),
+        F.to_json(UNREADABLE).alias("unreadable"),
+    )
+
+
+def _refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
+    for name, rows in counts.failed.items():
+        raise RuleError(
+            f"clean.rules.{name}",
+            f"{rows} of {counts.raw} rows fail {pipeline.clean.rules[name].check!r}, "
+            "and its action is fail",
+            "Nothing was committed; correct the raw files, or choose another action.",
+        )
+
+
+def _require_exact(
+    counts: Counts, files: dict[str, list[DataFile]], rows_in_footers: int | None
+) -> None:
+    """raw = clean + quarantine + dropped, by three counts that share no code."""
+    written = {name: sum(file.rows for file in listed) for name, listed in files.items()}
+    expected = {"clean": counts.clean, "quarantine": counts.quarantined}
+    accounted = counts.clean + counts.quarantined + counts.dropped
+    raw_agrees = rows_in_footers is None or rows_in_footers == counts.raw
+    if written != expected or accounted != counts.raw or not raw_agrees:
+        raise CountError(
+            "stage clean",
+            f"raw {counts.raw} (by footers {rows_in_footers}), clean {counts.clean}, quarantine "
+            f"{counts.quarantined}, dropped {counts.dropped}, but written {written}",
+            "Nothing was committed; run again, and report it if it comes back.",
+        )
+
+
+def _require_own(table: Table, run: str) -> None:
+    if table.last_note(RUN) != run:
+        raise CommitConflictError(
+            f"table {table.name}",
+            "another run of clean with other input committed at the same time",
+            "Run the stage again when the other one is done.",
+        )
+
+
+def _count_notes(counts: Counts) -> dict[str, int]:
+    return {
+        "raw": counts.raw,
+        "clean": counts.clean,
+        "quarantine": counts.quarantined,
+        "dropped": counts.dropped,
+        **{f"quarantine {reason}": n for reason, n in counts.by_reason.items()},
+        **{f"dropped {reason}": n for reason, n in counts.by_drop.items()},
+        **{f"warned {name}": n for name, n in counts.warned.items()},
+    }
+
+
+def _outcome(table: Table, seconds: float, *, unchanged: bool) -> Outcome:
+    """What the newest commit noted, so that an unchanged run reports the same counts."""
+    counts: dict[str, int] = json.loads(table.last_note(COUNTS) or "{}")
+    totals = {name: counts.pop(name) for name in ("raw", "clean", "quarantine", "dropped")}
+    return Outcome(
+        stage="clean",
+        table=table.name,
+        version=table.snapshot().version,
+        rows_in=totals["raw"],
+        rows_out=totals["clean"],
+        rows_quarantined=totals["quarantine"],
+        rows_dropped=totals["dropped"],
+        seconds=seconds,
+        unchanged=unchanged,
+        counts=counts,
+    )
