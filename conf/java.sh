@@ -6,7 +6,7 @@
 # three fail, root gets Debian's package; anyone else gets a runtime in .jre, by the package install-jdk.
 set -eu
 checkout=$(cd "$(dirname "$0")/.." && pwd)
-jre=$checkout/.jre
+jre=$checkout/.jre/17
 python=$checkout/.venv/bin/python
 tried=""  # the last line of each attempt that failed
 
@@ -49,10 +49,11 @@ import jdk
 
 socket.setdefaulttimeout(60)
 jre = Path(sys.argv[1])
-with tempfile.TemporaryDirectory(dir=jre.parent / ".venv") as folder:
+with tempfile.TemporaryDirectory(dir=sys.prefix) as folder:
     jdk.install("17", jre=True, path=folder)
     java = next(Path(folder).glob("**/bin/java"))
     shutil.rmtree(jre, ignore_errors=True)
+    jre.parent.mkdir(exist_ok=True)
     java.parent.parent.rename(jre)
 PYTHON
 }

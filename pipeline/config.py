@@ -117,6 +117,8 @@ class Label(Settings):
     name: Name
     expression: str
     """Spark SQL over `clean`; true is class 1; null leaves the row out of training and metrics."""
+    absent: dict[Name, str] = {}
+    """Why a label may be null: reason to condition, tried in order, for the counts."""
 
 
 class Splits(Settings):
@@ -131,7 +133,7 @@ class Numeric(Settings):
     """A number, scaled; a missing one becomes 0 after scaling and, if asked, sets an indicator."""
 
     scale: Literal["standard", "quantile", "none"] = "standard"
-    """`standard`: minus mean, over deviation. `quantile`: rank among 255 quantiles, in [-1, 1]."""
+    """`standard`: minus mean, over deviation. `quantile`: rank among 31 quantiles, in [-1, 1]."""
     indicator: bool = False
     """Adds a column that is 1 where the value is missing."""
 
@@ -169,7 +171,7 @@ class Features(Settings):
     def _something_to_learn_from(self) -> Self:
         if not (self.numeric or self.categorical or self.cyclic):
             raise ValueError("no feature at all: name one under numeric, categorical or cyclic")
-        for section in ("derive", "numeric", "categorical", "cyclic"):
+        for section in ("keys", "derive", "numeric", "categorical", "cyclic"):
             leaked = sorted(set(getattr(self, section)) & set(self.leakage))
             if leaked:
                 raise ValueError(

@@ -65,7 +65,8 @@ def spark_session(app: str, master: str | None = None) -> SparkSession:
     for name, value in settings.items():
         builder = builder.config(name, value)
     # Spark's Python side logs each rejected expression as JSON; the user gets our error instead.
-    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+    for logger in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         return builder.getOrCreate()
     except (PySparkException, RuntimeError, OSError) as error:

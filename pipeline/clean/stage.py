@@ -10,7 +10,6 @@ from functools import reduce
 from pathlib import Path
 
 from pyspark import StorageLevel
-from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
@@ -25,10 +24,11 @@ from pipeline.clean.quality import (
     quality_rows,
 )
 from pipeline.clean.raw import FILE, POSITION, RawFile, find_files, read_files, rows_by_footers
-from pipeline.clean.rules import spark_reason, with_rules
+from pipeline.clean.rules import with_rules
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
 from pipeline.config import Files, Pipeline
 from pipeline.errors import CommitConflictError, ConfigError, CountError, RuleError
+from pipeline.expressions import checked_type, tried
 from pipeline.lake import RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
@@ -168,14 +168,12 @@ def _clean_columns(
         require_unique_key(right, join, name)
         frame = joined(frame, right, join)
     period = pipeline.clean.period
-    try:
-        return frame.withColumn(period.column, F.expr(period.expression).cast("string"))
-    except (ParseException, AnalysisException) as error:
-        raise ConfigError(
-            "clean.period.expression",
-            f"{period.expression!r}: {spark_reason(error)}",
-            "Write a Spark SQL expression over the contract's columns.",
-        ) from error
+    checked_type(frame, period.expression, "clean.period.expression", ConfigError)
+    frame = frame.withColumn(period.column, tried(frame, period.expression).cast("string"))
+    # Spark merges small and cuts large partitions to files worth reading; sorted, so that equal
+    # rows give equal files however the work was spread.
+    order = pipeline.clean.dedupe.keys if pipeline.clean.dedupe else pipeline.features.keys
+    return frame.hint("rebalance", F.col(period.column)).sortWithinPartitions(period.column, *order)
 
 
 def _quarantine_columns(judged: DataFrame, contract: list[str]) -> DataFrame:

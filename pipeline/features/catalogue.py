@@ -1,0 +1,93 @@
+"""The table `specs`: which spec was fitted when, on which version of `clean`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import SpecError
+from pipeline.features.spec import FeatureSpec
+from pipeline.lake import Lake, Transaction, commit
+
+SPECS_SCHEMA = pa.schema(
+    [
+        ("fitted_at", pa.timestamp("us", tz="UTC")),
+        ("pipeline", pa.string()),
+        ("number", pa.int64()),
+        ("run", pa.string()),
+        ("clean_version", pa.int64()),
+        ("spec_hash", pa.string()),
+        ("spec", pa.string()),
+    ]
+)
+
+
+def fitted_spec(lake: Lake, pipeline: str, run: str) -> FeatureSpec | None:
+    """The spec that a run of that fingerprint fitted; None where it is still to be fitted."""
+    rows = _rows(lake, pipeline)
+    rows = rows.filter(pc.equal(rows["run"], run))
+    return FeatureSpec.from_json(rows["spec"][0].as_py()) if rows.num_rows else None
+
+
+def newest_spec(lake: Lake, pipeline: str) -> FeatureSpec:
+    """The spec fitted last.
+
+    Raises:
+        SpecError: There is none.
+    """
+    rows = _rows(lake, pipeline)
+    if not rows.num_rows:
+        raise SpecError(
+            f"pipeline {pipeline}", "has no fitted feature spec", "Run `lakestorm featurize` first."
+        )
+    newest = rows.sort_by([("number", "descending")])
+    return FeatureSpec.from_json(newest["spec"][0].as_py())
+
+
+def spec_of_hash(lake: Lake, pipeline: str, wanted: str) -> FeatureSpec:
+    """The spec of that hash.
+
+    Raises:
+        SpecError: There is none.
+    """
+    rows = _rows(lake, pipeline)
+    rows = rows.filter(pc.equal(rows["spec_hash"], wanted))
+    if not rows.num_rows:
+        raise SpecError(f"feature spec {wanted}", "is not in the table specs", "Fit it again.")
+    return FeatureSpec.from_json(rows["spec"][0].as_py())
+
+
+def record(lake: Lake, spec: FeatureSpec, run: str, clean_version: int) -> FeatureSpec:
+    """Appends a fitted spec; of two that race, both get the one that landed.
+
+    Returns:
+        The spec on record for this run.
+    """
+    table = lake.table("specs")
+    table.create(SPECS_SCHEMA, (), "fitted feature specs")
+    app = f"fit/{spec.pipeline}"
+    number = (table.transaction_version(app) or 0) + 1
+    row = {
+        "fitted_at": datetime.now(UTC),
+        "pipeline": spec.pipeline,
+        "number": number,
+        "run": run,
+        "clean_version": clean_version,
+        "spec_hash": spec.hash,
+        "spec": spec.to_json(),
+    }
+    with table.attempt() as attempt:
+        files = attempt.write_arrow(pa.Table.from_pylist([row], schema=SPECS_SCHEMA))
+        if not commit(table, files, transaction=Transaction(app, number)).landed:
+            attempt.discard()
+    return fitted_spec(lake, spec.pipeline, run) or record(lake, spec, run, clean_version)
+
+
+def _rows(lake: Lake, pipeline: str) -> pa.Table:
+    table = lake.table("specs")
+    if not table.exists:
+        return SPECS_SCHEMA.empty_table()
+    rows = table.snapshot().arrow(SPECS_SCHEMA.names)
+    return rows.filter(pc.equal(rows["pipeline"], pipeline))

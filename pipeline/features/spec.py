@@ -1,0 +1,143 @@
+"""The feature spec: everything that turns a row of `clean` into a row of `features`.
+
+It is fitted on the train split, kept as JSON, and never changes: another fit is another spec with
+another hash. Training, scoring and every later row use the same one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config import Label, Splits
+from pipeline.errors import SpecError
+from pipeline.lake import fingerprint
+
+MISSING_ID = 0
+UNKNOWN_ID = 1
+FIRST_ID = 2
+
+
+class Part(BaseModel):
+    """What all parts of a spec share: no unknown key, no change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StandardNumber(Part):
+    """(value - mean) / deviation; missing becomes 0."""
+
+    kind: Literal["standard"] = "standard"
+    column: str
+    indicator: bool
+    mean: float
+    deviation: float
+
+
+class QuantileNumber(Part):
+    """The share of boundaries that the value reaches, from -1 to 1; missing becomes 0."""
+
+    kind: Literal["quantile"] = "quantile"
+    column: str
+    indicator: bool
+    boundaries: tuple[float, ...]
+
+
+class PlainNumber(Part):
+    """The value itself; missing becomes 0."""
+
+    kind: Literal["none"] = "none"
+    column: str
+    indicator: bool
+
+
+class Vocabulary(Part):
+    """A category's id: its place in the vocabulary plus 2; 0 is missing, 1 out of vocabulary."""
+
+    column: str
+    words: tuple[str, ...]
+
+
+class Circle(Part):
+    """Sine and cosine of 2 pi value / period; missing becomes the centre, 0 and 0."""
+
+    column: str
+    period: float
+
+
+class FeatureSpec(Part):
+    """A fitted spec."""
+
+    format: Literal[1] = 1
+    pipeline: str
+    keys: tuple[str, ...]
+    period_column: str
+    label: Label
+    splits: Splits
+    leakage: tuple[str, ...]
+    derive: dict[str, str]
+    numbers: tuple[StandardNumber | QuantileNumber | PlainNumber, ...]
+    circles: tuple[Circle, ...]
+    categories: tuple[Vocabulary, ...]
+
+    @property
+    def hash(self) -> str:
+        """16 hexadecimal digits over the whole spec."""
+        return fingerprint(spec=self.model_dump(mode="json"))
+
+    @property
+    def table(self) -> str:
+        """Name of the table that holds the features of this spec."""
+        return f"features/{self.hash}"
+
+    @property
+    def numeric_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are `float`, in the order of the model's input."""
+        return (
+            *(f"num_{number.column}" for number in self.numbers),
+            *(f"missing_{number.column}" for number in self.numbers if number.indicator),
+            *(f"{wave}_{circle.column}" for circle in self.circles for wave in ("sin", "cos")),
+        )
+
+    @property
+    def categorical_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are `int` ids, in the order of the model's input."""
+        return tuple(f"cat_{category.column}" for category in self.categories)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of ids of each categorical column, reserved ids included."""
+        return tuple(len(category.words) + FIRST_ID for category in self.categories)
+
+    @property
+    def label_column(self) -> str:
+        """Column of the table that is 0, 1 or null."""
+        return self.label.name
+
+    @property
+    def key_columns(self) -> tuple[str, ...]:
+        """Columns that name a row."""
+        return self.keys
+
+    def to_json(self) -> str:
+        """The spec for people and for `from_json`."""
+        return self.model_dump_json(indent=2)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> FeatureSpec:
+        """Reads what `to_json` wrote; runs nothing.
+
+        Raises:
+            SpecError: It is not a spec, or one of another format.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise SpecError(
+                f"feature spec, {place or 'whole'}",
+                first["msg"],
+                "Run featurize again with this version of lakestorm.",
+            ) from error

@@ -1,0 +1,167 @@
+"""The transform: a fitted spec as column expressions, the same for training and for scoring."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Protocol
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import BooleanType, NumericType
+
+from pipeline.config import Label, Splits
+from pipeline.errors import SpecError
+from pipeline.expressions import checked_type, tried
+from pipeline.features.derive import with_derived
+from pipeline.features.spec import (
+    FIRST_ID,
+    MISSING_ID,
+    UNKNOWN_ID,
+    Circle,
+    FeatureSpec,
+    PlainNumber,
+    QuantileNumber,
+    StandardNumber,
+    Vocabulary,
+)
+
+SPLIT = "split"
+TRAIN, VALIDATION, TEST, UNLABELLED, REST = "train", "validation", "test", "unlabelled", "rest"
+ABSENT = "_absent"
+HIDDEN_LABEL = "_label"
+
+
+class Preparation(Protocol):
+    """What a description and a fitted spec have in common."""
+
+    @property
+    def label(self) -> Label: ...
+    @property
+    def splits(self) -> Splits: ...
+    @property
+    def leakage(self) -> tuple[str, ...]: ...
+    @property
+    def derive(self) -> Mapping[str, str]: ...
+
+
+def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
+    """All that features may be made of, with label and split.
+
+    Args:
+        clean: Rows of `clean`.
+        how: Label, splits, leakage and derived columns.
+
+    Returns:
+        The columns of `clean` less the leakage, the derived ones, the label (float, 0, 1 or
+        null), `SPLIT` (train, validation, test, unlabelled or rest) and `ABSENT` (why there is no
+        label, or null).
+
+    Raises:
+        SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
+    """
+    label, absent = _label(clean, how.label)
+    # Under names that no expression of a user can hold, so that none can use the label.
+    labelled = clean.withColumns({HIDDEN_LABEL: label}).withColumns({ABSENT: absent})
+    known = with_derived(labelled, how.derive, how.leakage)
+    split = F.when(F.col(HIDDEN_LABEL).isNull(), UNLABELLED)
+    for name in (TRAIN, VALIDATION, TEST):
+        condition = getattr(how.splits, name)
+        checked_type(known, condition, f"features.splits.{name}", SpecError)
+        split = split.when(tried(known, condition), name)
+    return known.withColumn(SPLIT, split.otherwise(REST)).withColumnRenamed(
+        HIDDEN_LABEL, how.label.name
+    )
+
+
+def _label(clean: DataFrame, how: Label) -> tuple[Column, Column]:
+    """The label, and where it is null the reason."""
+    where = "features.label.expression"
+    kind = checked_type(clean, how.expression, where, SpecError)
+    if not isinstance(kind, BooleanType | NumericType):
+        raise SpecError(
+            where,
+            f"{how.expression!r} is {kind.simpleString()}",
+            "Write a condition, or a number that is 0 or 1.",
+        )
+    reason = F.lit("unknown")
+    for name, condition in reversed(how.absent.items()):
+        checked_type(clean, condition, f"features.label.absent.{name}", SpecError)
+        reason = F.when(tried(clean, condition), name).otherwise(reason)
+    label = tried(clean, how.expression).cast("float")
+    return label, F.when(F.col(HIDDEN_LABEL).isNull(), reason)
+
+
+def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
+    """The rows of the table `features`.
+
+    Args:
+        frame: What `prepared` returned.
+        spec: The fitted spec.
+
+    Returns:
+        Keys, label, `float` columns (`spec.numeric_columns`), `int` columns
+        (`spec.categorical_columns`), split and period.
+    """
+    numbers = [_scaled(number).cast("float") for number in spec.numbers]
+    missing = [_is_missing(number.column) for number in spec.numbers if number.indicator]
+    circles = [wave for circle in spec.circles for wave in _waves(circle)]
+    categories = [_identified(category) for category in spec.categories]
+    named = zip(
+        (*spec.numeric_columns, *spec.categorical_columns),
+        (*numbers, *missing, *circles, *categories),
+        strict=True,
+    )
+    return frame.select(
+        *spec.keys,
+        spec.label_column,
+        *(column.alias(name) for name, column in named),
+        SPLIT,
+        spec.period_column,
+    )
+
+
+def _scaled(number: StandardNumber | QuantileNumber | PlainNumber) -> Column:
+    value = F.col(number.column).cast("double")
+    if isinstance(number, StandardNumber):
+        value = (value - F.lit(number.mean)) / F.lit(number.deviation)
+    elif isinstance(number, QuantileNumber):
+        # A sum of comparisons is one piece of generated code without branches or objects.
+        reached = F.lit(0)
+        for boundary in number.boundaries:
+            reached = reached + (value >= F.lit(boundary)).cast("int")
+        value = reached * F.lit(2.0 / len(number.boundaries)) - F.lit(1.0)
+    return F.coalesce(value, F.lit(0.0))
+
+
+def _is_missing(column: str) -> Column:
+    return F.col(column).isNull().cast("float")
+
+
+def _waves(circle: Circle) -> tuple[Column, Column]:
+    angle = F.col(circle.column).cast("double") * F.lit(2 * math.pi / circle.period)
+    return (
+        F.coalesce(F.sin(angle), F.lit(0.0)).cast("float"),
+        F.coalesce(F.cos(angle), F.lit(0.0)).cast("float"),
+    )
+
+
+def _identified(category: Vocabulary) -> Column:
+    """The id of each word: 0 for null, 1 for a word out of vocabulary.
+
+    Spark looks a key up in a map one by one. So the words lie in buckets by their CRC-32, which
+    Spark and Python compute alike: the time per row does not grow with the vocabulary.
+    """
+    if not category.words:
+        return F.when(F.col(category.column).isNull(), MISSING_ID).otherwise(UNKNOWN_ID)
+    buckets: list[dict[str, int]] = [{} for _ in category.words]
+    for place, word in enumerate(category.words):
+        buckets[zlib.crc32(word.encode()) % len(buckets)][word] = place + FIRST_ID
+    # A constant for the optimiser: parsed once, when the plan is made.
+    constant = F.from_json(F.lit(json.dumps(buckets)), "array<map<string,int>>")
+    word = F.col(category.column).cast("string")
+    bucket = F.get(constant, (F.crc32(word) % len(buckets)).cast("int"))
+    known = F.coalesce(F.try_element_at(bucket, word), F.lit(UNKNOWN_ID))
+    return F.when(word.isNull(), MISSING_ID).otherwise(known)
