@@ -93,6 +93,13 @@ class Snapshot:
         ]
         return pa.concat_tables(pieces) if pieces else wanted.empty_table()
 
+    def head(self, rows: int) -> pa.Table:
+        """The first rows of the last file, stored columns only, to show what a table is like."""
+        if not self.files:
+            return without(self.schema, self.partition_by).empty_table()
+        with pq.ParquetFile(self.uris()[-1]) as file:
+            return pa.Table.from_batches([next(file.iter_batches(rows))])
+
     def _column(self, name: str) -> Column:
         if name not in self.partition_by:
             return F.col(name)

@@ -1,0 +1,8 @@
+"""Raw files to `clean`, `quarantine` and `quality`: spark-submit jobs/clean.py PIPELINE.yaml [--set A.B=VALUE]."""
+
+import sys
+
+from pipeline.cli import main
+
+if __name__ == "__main__":
+    main(["clean", *sys.argv[1:]])

@@ -1,0 +1,1 @@
+"""Runs the stages: one by one, or the whole way."""

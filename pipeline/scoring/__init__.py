@@ -1,0 +1,1 @@
+"""Stage 4: `features` to `predictions`; tasks get paths of row groups, never rows."""
