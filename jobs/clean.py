@@ -1,4 +1,7 @@
-"""Raw files to `clean`, `quarantine` and `quality`: spark-submit jobs/clean.py PIPELINE.yaml [--set A.B=VALUE]."""
+"""Raw files to `clean`, `quarantine` and `quality`.
+
+spark-submit [--master URL] jobs/clean.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`clean` to `features`, by a spec fitted on the train split: spark-submit jobs/featurize.py PIPELINE.yaml [--set A.B=VALUE]."""
+"""`clean` to `features`, by a spec fitted on the train split.
+
+spark-submit [--master URL] jobs/featurize.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+"""
 
 import sys
 

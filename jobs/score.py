@@ -1,4 +1,7 @@
-"""`clean` and a registered model to `predictions`: spark-submit jobs/score.py PIPELINE.yaml [--set A.B=VALUE]."""
+"""`clean` and a registered model to `predictions`.
+
+spark-submit [--master URL] jobs/score.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""`features` to a registered model: spark-submit jobs/train.py PIPELINE.yaml [--set A.B=VALUE]."""
+"""`features` to a registered model.
+
+spark-submit [--master URL] jobs/train.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+"""
 
 import sys
 

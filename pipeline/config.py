@@ -7,12 +7,12 @@ Past this module no dict of settings travels.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -21,9 +21,7 @@ from pipeline.errors import ConfigError
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-ColumnType = Literal[
-    "string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"
-]
+ColumnType = Literal["string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"]
 FileFormat = Literal["parquet", "csv", "json"]
 Action = Literal["drop", "quarantine", "warn", "fail"]
 
@@ -286,8 +284,13 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
             "--set", f"{malformed[0]!r} has no `=`", "Write it as --set train.epochs=3."
         )
     try:
-        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        raw = OmegaConf.to_container(tree, resolve=True)
+        described = OmegaConf.load(path)
+        if not isinstance(described, DictConfig):
+            raise ConfigError(
+                str(path), "holds no settings", "Start from conf/pipelines/flights.yaml."
+            )
+        tree = OmegaConf.merge(described, OmegaConf.from_dotlist(list(overrides)))
+        return OmegaConf.to_container(tree, resolve=True)
     except FileNotFoundError as error:
         raise ConfigError(str(path), "there is no such file", "Name a pipeline's YAML.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -299,9 +302,6 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
         raise ConfigError(
             str(where), _one_line(error), "Mend the interpolation or the --set that names it."
         ) from error
-    if not isinstance(raw, Mapping):
-        raise ConfigError(str(path), "holds no settings", "Start from conf/pipelines/flights.yaml.")
-    return raw
 
 
 def _translated(error: ValidationError, path: str) -> ConfigError:

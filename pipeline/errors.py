@@ -12,7 +12,7 @@
     |   |-- TableNotFoundError
     |   |-- LakeNotWritableError
     |   |-- UnsupportedTableError   deletion vectors, column mapping
-    |   |-- CommitRefusedError      a file that is missing, changed or outside its partition
+    |   |-- CommitRefusedError      a file that is missing, changed or misplaced
     |   `-- CommitConflictError     another writer was faster, again and again
     |-- SpecError               a feature spec that cannot be fitted, or another one than asked for
     |   `-- LeakageError        a feature made of what is only known afterwards
@@ -25,7 +25,7 @@
     |-- ModelError              a model that is not registered or does not fit the data
     `-- ScoringError
 
-Errors of Spark, Petastorm, Arrow and delta-rs are translated where they enter, with `raise ... from`.
+Errors of Spark, Petastorm, Arrow and delta-rs are translated where they enter, by `raise ... from`.
 """
 
 from __future__ import annotations

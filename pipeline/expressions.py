@@ -25,7 +25,7 @@ def checked_type(frame: DataFrame, text: str, where: str, error: type[LakestormE
     try:
         with_it = frame.withColumn("_checked", F.expr(text))
         # Some faults, such as a wrong argument type, show only when the plan is analysed.
-        deterministic = with_it._jdf.queryExecution().analyzed().deterministic()  # type: ignore[operator]
+        deterministic = with_it._jdf.queryExecution().analyzed().deterministic()  # noqa: SLF001
     except (ParseException, AnalysisException) as fault:
         raise error(
             where,
@@ -47,13 +47,13 @@ def tried(frame: DataFrame, text: str) -> Column:
     Spark has `try_divide`, `try_cast` and so on, but no general `try`; `TryEval` is what they are
     made of. Source: org.apache.spark.sql.catalyst.expressions.TryEval.
     """
-    jvm = frame.sparkSession._jvm
+    jvm = frame.sparkSession._jvm  # noqa: SLF001
     if jvm is None:
         raise RuntimeError("no JVM: lakestorm needs a classic Spark session, not Spark Connect")
     between = jvm.org.apache.spark.sql.classic.ExpressionUtils
-    parsed = between.expression(F.expr(text)._jc)  # type: ignore[attr-defined]
+    parsed = between.expression(F.expr(text)._jc)  # noqa: SLF001
     safe = jvm.org.apache.spark.sql.catalyst.expressions.TryEval(parsed)
-    return Column(between.column(safe))  # type: ignore[abstract]
+    return Column(between.column(safe))
 
 
 def spark_reason(error: PySparkException) -> str:

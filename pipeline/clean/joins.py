@@ -19,9 +19,9 @@ def right_side(groups: list[DataFrame], join: Join) -> DataFrame:
         The columns of `on` and `select`, rows with a null in the key left out: they never match.
     """
     frame = reduce(DataFrame.unionByName, [typed(group, join.columns) for group in groups])
-    return frame.select(*{**dict.fromkeys(join.on.values()), **dict.fromkeys(join.select.values())}).dropna(
-        subset=list(join.on.values())
-    )
+    return frame.select(
+        *{**dict.fromkeys(join.on.values()), **dict.fromkeys(join.select.values())}
+    ).dropna(subset=list(join.on.values()))
 
 
 def require_unique_key(right: DataFrame, join: Join, name: str) -> None:

@@ -13,7 +13,15 @@ from pyspark.sql.types import NumericType
 
 from pipeline.clean.contract import REASONS
 from pipeline.clean.rules import fails_column
-from pipeline.clean.verdict import CLEAN, DROP, DROPPED_BY, DUPLICATE, QUARANTINE, VERDICT, rule_reason
+from pipeline.clean.verdict import (
+    CLEAN,
+    DROP,
+    DROPPED_BY,
+    DUPLICATE,
+    QUARANTINE,
+    VERDICT,
+    rule_reason,
+)
 from pipeline.config import Column as ContractColumn
 from pipeline.config import Rule
 
@@ -77,7 +85,11 @@ def counts_of(observation: Observation) -> Counts:
     seen = observation.get
 
     def section(prefix: str) -> dict[str, int]:
-        named = {name.removeprefix(f"{prefix} "): n for name, n in seen.items() if name.startswith(f"{prefix} ")}
+        named = {
+            name.removeprefix(f"{prefix} "): n
+            for name, n in seen.items()
+            if name.startswith(f"{prefix} ")
+        }
         return {name: n for name, n in named.items() if n}
 
     return Counts(
@@ -119,7 +131,7 @@ def quality_rows(
         run: Fingerprint of the run.
         measured_at: Time of the run, in UTC.
     """
-    rows = [
+    rows: list[tuple[str, str | None, str, float]] = [
         ("raw", None, "rows", counts.raw),
         ("clean", None, "rows", counts.clean),
         ("quarantine", None, "rows", counts.quarantined),

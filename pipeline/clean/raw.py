@@ -71,7 +71,7 @@ def find_files(files: Files, setting: str) -> list[RawFile]:
     if folder.is_dir():
         paths = [path for ending in ENDINGS[files.format] for path in folder.rglob(ending)]
     else:
-        paths = [Path(path) for path in glob.glob(files.path, recursive=True)]
+        paths = [Path(path) for path in glob.glob(files.path, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute pattern)
     visible = sorted(path for path in paths if not path.name.startswith((".", "_")))
     if not visible:
         raise SourceError(
@@ -123,7 +123,7 @@ def rows_by_footers(files: Files, found: Sequence[RawFile]) -> int | None:
     """Rows of all raw files without reading them; None where the format has no footers."""
     if files.format != "parquet":
         return None
-    return sum(pq.read_metadata(file.path).num_rows for file in found)
+    return sum(int(pq.read_metadata(file.path).num_rows) for file in found)
 
 
 def _physical_schema(file: RawFile, files: Files) -> pa.Schema:
@@ -196,7 +196,9 @@ def _read_text(spark: SparkSession, files: Files, found: Sequence[RawFile]) -> D
     schema = StructType([StructField(name, StringType()) for name in [*names, MALFORMED]])
     reader = spark.read.options(**options).schema(schema)
     frame = reader.csv(paths) if files.format == "csv" else reader.json(paths)
-    frame = frame.select(*files.columns, (F.col(MALFORMED).isNotNull()).alias(MALFORMED), "_metadata")
+    frame = frame.select(
+        *files.columns, (F.col(MALFORMED).isNotNull()).alias(MALFORMED), "_metadata"
+    )
     # Lines have no index; the id grows along a block of a file, and blocks have their start.
     position = F.col("_metadata.file_block_start") + F.monotonically_increasing_id() % (1 << 33)
     return _with_origin(frame, position)

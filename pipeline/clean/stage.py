@@ -26,7 +26,7 @@ from pipeline.clean.quality import (
 from pipeline.clean.raw import FILE, POSITION, RawFile, find_files, read_files, rows_by_footers
 from pipeline.clean.rules import with_rules
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
-from pipeline.config import Files, Pipeline
+from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, ConfigError, CountError, RuleError
 from pipeline.expressions import checked_type, tried
 from pipeline.lake import RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
@@ -98,13 +98,14 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     # A run that stopped between its commits is finished under its own number.
     unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
     transaction = Transaction(app, newest if unfinished else newest + 1)
-    _write(spark, pipeline, tables, found, run, transaction)
+    _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
     return _outcome(tables["clean"], time.monotonic() - started, unchanged=False)
 
 
 def _write(
     spark: SparkSession,
     pipeline: Pipeline,
+    *,
     tables: dict[str, Table],
     found: _Input,
     run: str,
@@ -201,7 +202,7 @@ def _refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
 def _require_exact(
     counts: Counts, files: dict[str, list[DataFile]], rows_in_footers: int | None
 ) -> None:
-    """raw = clean + quarantine + dropped, by three counts that share no code."""
+    """Raw = clean + quarantine + dropped, by three counts that share no code."""
     written = {name: sum(file.rows for file in listed) for name, listed in files.items()}
     expected = {"clean": counts.clean, "quarantine": counts.quarantined}
     accounted = counts.clean + counts.quarantined + counts.dropped

@@ -74,8 +74,9 @@ def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, object], 
         )
     )
     enough = F.lit(False)
-    for column, how in features.categorical.items():
-        enough = enough | ((F.col("column") == column) & (F.col("count") >= how.minimum_count))
+    for column, category in features.categorical.items():
+        frequent_enough = F.col("count") >= category.minimum_count
+        enough = enough | ((F.col("column") == column) & frequent_enough)
     # Not the data is collected but the vocabularies, which are part of the model.
     frequent = (
         train.observe(observation, *measures)

@@ -91,7 +91,9 @@ def ensure_features(
             RUN: run,
             SPEC_HASH: spec.hash,
             CLEAN_VERSION: str(clean.version),
-            COUNTS: json.dumps({n: c for n, c in counts.items() if n not in ("rows", "bad labels")}),
+            COUNTS: json.dumps(
+                {n: c for n, c in counts.items() if n not in ("rows", "bad labels")}
+            ),
         }
         if not commit(table, files, transaction=transaction, replace="all", notes=notes).landed:
             attempt.discard()
@@ -104,11 +106,14 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
         F.count(F.lit(1)).alias("rows"),
         F.count_if(~label.isin(0.0, 1.0)).alias("bad labels"),
     ]
-    for split in (TRAIN, VALIDATION, TEST, UNLABELLED, REST):
-        measures.append(F.count_if(F.col(SPLIT) == split).alias(split))
-    for reason in (*spec.label.absent, "unknown"):
-        measures.append(F.count_if(F.col(ABSENT) == reason).alias(f"unlabelled {reason}"))
-    return rows.observe(observation, *measures)
+    splits = (TRAIN, VALIDATION, TEST, UNLABELLED, REST)
+    reasons = (*spec.label.absent, "unknown")
+    return rows.observe(
+        observation,
+        *measures,
+        *(F.count_if(F.col(SPLIT) == split).alias(split) for split in splits),
+        *(F.count_if(F.col(ABSENT) == why).alias(f"unlabelled {why}") for why in reasons),
+    )
 
 
 def _require_columns(clean: Snapshot, spec: FeatureSpec) -> None:

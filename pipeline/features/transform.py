@@ -38,13 +38,20 @@ class Preparation(Protocol):
     """What a description and a fitted spec have in common."""
 
     @property
-    def label(self) -> Label: ...
+    def label(self) -> Label:
+        """What is predicted."""
+
     @property
-    def splits(self) -> Splits: ...
+    def splits(self) -> Splits:
+        """Conditions of the splits."""
+
     @property
-    def leakage(self) -> tuple[str, ...]: ...
+    def leakage(self) -> tuple[str, ...]:
+        """Columns known only afterwards."""
+
     @property
-    def derive(self) -> Mapping[str, str]: ...
+    def derive(self) -> Mapping[str, str]:
+        """New column to Spark SQL."""
 
 
 def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
@@ -161,7 +168,7 @@ def _identified(category: Vocabulary) -> Column:
         buckets[zlib.crc32(word.encode()) % len(buckets)][word] = place + FIRST_ID
     # A constant for the optimiser: parsed once, when the plan is made.
     constant = F.from_json(F.lit(json.dumps(buckets)), "array<map<string,int>>")
-    word = F.col(category.column).cast("string")
-    bucket = F.get(constant, (F.crc32(word) % len(buckets)).cast("int"))
-    known = F.coalesce(F.try_element_at(bucket, word), F.lit(UNKNOWN_ID))
-    return F.when(word.isNull(), MISSING_ID).otherwise(known)
+    text = F.col(category.column).cast("string")
+    bucket = F.get(constant, (F.crc32(text) % len(buckets)).cast("int"))
+    known = F.coalesce(F.try_element_at(bucket, text), F.lit(UNKNOWN_ID))
+    return F.when(text.isNull(), MISSING_ID).otherwise(known)

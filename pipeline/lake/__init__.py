@@ -1,12 +1,12 @@
 """The only code that lists, commits or reads tables.
 
 A table is a Delta table. Executors write Parquet files into a new folder of it (`attempt.py`),
-nobody sees them until the driver commits exactly these files (`commit.py`), and readers pin a
+nobody sees them until the driver commits exactly these files (`transaction.py`), and readers pin a
 version (`snapshot.py`). A crash at any moment leaves the table as it was.
 """
 
 from pipeline.lake.attempt import Attempt
-from pipeline.lake.commit import Committed, Transaction, commit
+from pipeline.lake.transaction import Committed, Transaction, commit
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import RUN, fingerprint
 from pipeline.lake.root import Lake

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
@@ -79,7 +80,7 @@ class Attempt:
             writer = writer.partitionBy(*self.partition_by)
         try:
             writer.parquet(f"{self.table_root}/{self.folder}")
-        except PySparkException as error:
+        except (PySparkException, Py4JJavaError) as error:
             raise _translated(error, Path(self.table_root).name) from error
         return self.files()
 
@@ -111,7 +112,7 @@ class Attempt:
         return [file for file in found if file.rows]
 
 
-def _translated(error: PySparkException, table: str) -> LakestormError:
+def _translated(error: Exception, table: str) -> LakestormError:
     """Spark's failure as a fault of the file it could not read, or else of the table."""
     text = str(error)
     unreadable = re.search(r"\[FAILED_READ_FILE\S*\][^\n]*?(?:file:/*)(/[^\s]+?)\.?(?:\s|$)", text)

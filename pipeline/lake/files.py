@@ -32,7 +32,9 @@ class DataFile:
     """Delta's JSON of rows, bounds and null counts; empty for files read back from a log."""
 
 
-def data_file(table_root: str, path: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> DataFile:
+def data_file(
+    table_root: str, path: str, schema: pa.Schema, partition_by: tuple[str, ...]
+) -> DataFile:
     """Describes a file just written, and checks that it holds what the table promises.
 
     Args:
@@ -76,13 +78,11 @@ def partition_of(path: str, partition_by: tuple[str, ...]) -> dict[str, str | No
             f"does not lie in a folder for each of the partition columns {list(partition_by)}",
             "Write it below one `column=value` folder per partition column, in this order.",
         )
-    return {
-        name: None if value == NULL_PARTITION else unquote(value) for name, _, value in spelled
-    }
+    return {name: None if value == NULL_PARTITION else unquote(value) for name, _, value in spelled}
 
 
 def partition_folder(partition: Mapping[str, str | None]) -> str:
-    """The folder for a partition, such as `split=train/period=2013-01`; empty without partitions."""
+    """The folder of a partition, such as `split=train/period=2013-01`; empty without any."""
     return "/".join(
         f"{name}={NULL_PARTITION if value is None else quote(value, safe=' ')}"
         for name, value in partition.items()

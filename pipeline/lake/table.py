@@ -9,9 +9,15 @@ from typing import Any
 
 import pyarrow as pa
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError as NoDeltaTable
+from deltalake.exceptions import DeltaError
+from deltalake.exceptions import TableNotFoundError as NoDeltaTable
 
-from pipeline.errors import LakeError, LakeNotWritableError, TableNotFoundError, UnsupportedTableError
+from pipeline.errors import (
+    LakeError,
+    LakeNotWritableError,
+    TableNotFoundError,
+    UnsupportedTableError,
+)
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.schema import from_delta, require_same, to_delta
 from pipeline.lake.snapshot import Snapshot

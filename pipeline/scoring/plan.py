@@ -43,13 +43,13 @@ def plan_tasks(
     tasks: list[ScoreTask] = []
     for period in features.partitions(period_column):
         files = features.select(**{period_column: {period}}).uris()
-        tasks += _cut(period, [group for group in row_groups_of(files) if group.rows], rows_per_task)
+        tasks += _cut(
+            period, [group for group in row_groups_of(files) if group.rows], rows_per_task
+        )
     return sorted(tasks, key=lambda task: task.rows, reverse=True)
 
 
-def _cut(
-    period: str | None, row_groups: Sequence[RowGroup], rows_per_task: int
-) -> list[ScoreTask]:
+def _cut(period: str | None, row_groups: Sequence[RowGroup], rows_per_task: int) -> list[ScoreTask]:
     tasks: list[ScoreTask] = []
     open_groups: list[RowGroup] = []
     for group in row_groups:

@@ -62,7 +62,15 @@ def score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     transaction = Transaction(app, features.version)
     done = (table.transaction_version(app) or -1) >= features.version
     if not done:
-        _write(spark, pipeline, bundle, version, features, table, transaction)
+        _write(
+            spark,
+            pipeline,
+            bundle=bundle,
+            version=version,
+            features=features,
+            table=table,
+            transaction=transaction,
+        )
     scored = table.snapshot()
     own = scored.select(model_name={pipeline.name}, model_version={str(version)})
     return Outcome(
@@ -73,8 +81,7 @@ def score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
         rows_out=own.rows,
         seconds=time.monotonic() - started,
         unchanged=done,
-        note=f"{pipeline.name}@{version}"
-        + (", scored before: nothing to commit" if done else ""),
+        note=f"{pipeline.name}@{version}" + (", scored before: nothing to commit" if done else ""),
     )
 
 
@@ -112,6 +119,7 @@ def require_own_spec(table: Table, bundle: Bundle) -> None:
 def _write(
     spark: SparkSession,
     pipeline: Pipeline,
+    *,
     bundle: Bundle,
     version: int,
     features: Snapshot,
@@ -140,9 +148,7 @@ def _write(
                 f"{features.rows} rows to score, {written} scored",
                 "Nothing was committed; run again, and report it if it comes back.",
             )
-        present = table.snapshot().select(
-            model_name={pipeline.name}, model_version={str(version)}
-        )
+        present = table.snapshot().select(model_name={pipeline.name}, model_version={str(version)})
         replaced = {tuple(file.partition.values()) for file in (*present.files, *files)}
         if not commit(table, files, transaction=transaction, replace=replaced).landed:
             attempt.discard()
@@ -156,7 +162,7 @@ def _run(spark: SparkSession, job: Job, tasks: list[ScoreTask]) -> list[DataFile
     shared = context.broadcast(job)
     try:
         paths = context.parallelize(tasks, len(tasks))
-        return paths.mapPartitions(lambda some: score_tasks(shared.value, some)).collect()
+        return paths.mapPartitions(lambda some: score_tasks(shared.value, iter(some))).collect()
     except (Py4JJavaError, PySparkException) as error:
         raise _translated(error) from error
     finally:

@@ -26,7 +26,7 @@ from pipeline.scoring.plan import ScoreTask
 from pipeline.stream import BatchLayout, RowGroup
 from pipeline.stream.footers import open_parquet, read_footers
 from pipeline.stream.layout import resolve
-from pipeline.stream.worker import to_block
+from pipeline.stream.worker import Block, to_block
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
 
 
@@ -107,7 +107,9 @@ def _score(job: Job, bundle: Bundle, task: ScoreTask) -> DataFile:
     (Path(job.table_root) / folder).mkdir(parents=True, exist_ok=True)
     files = sorted({group.file for group in task.row_groups})
     layout = resolve(input_layout(bundle.spec), read_footers(files))
-    with pq.ParquetWriter(Path(job.table_root) / path, without(job.schema, job.partition_by)) as out:
+    with pq.ParquetWriter(
+        Path(job.table_root) / path, without(job.schema, job.partition_by)
+    ) as out:
         for group in task.row_groups:
             rows = _read(group, bundle.spec)
             block = to_block(rows, layout, f"{group.file}, row group {group.index}")
@@ -143,7 +145,9 @@ def predict(
         pieces = [
             torch.sigmoid(module(some_numeric, some_categorical))
             for some_numeric, some_categorical in zip(
-                numeric.split(rows_per_batch), categorical.split(rows_per_batch), strict=True
+                torch.split(numeric, rows_per_batch),
+                torch.split(categorical, rows_per_batch),
+                strict=True,
             )
         ]
     scores: npt.NDArray[np.float32] = torch.cat(pieces).numpy()

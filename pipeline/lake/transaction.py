@@ -79,7 +79,10 @@ def commit(
             last = handle.transaction_version(transaction.app)
             if last is not None and last >= transaction.number:
                 return Committed(handle.version(), landed=False)
-        actions = [*_added(files), *_removed(handle, replace)]
+        actions: list[AddAction | RemoveAction] = [
+            *_added(files),
+            *_removed(handle, replace),
+        ]
         try:
             handle.create_write_transaction(
                 actions,

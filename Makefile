@@ -1,0 +1,106 @@
+# lakestorm, from a fresh clone. Each target first makes what it needs, once.
+#
+#   make demo        raw flights to predictions in the lake
+#   make test        the tests
+#   make test-long   the tests that take minutes each
+#   make check       format, lint, types, and which way imports go
+#   make bench       the benchmarks
+#   make setup       only .venv and Java, which the others make by themselves
+#   make clean       removes everything that make made, the demo's lake too
+#
+# PYTHON names another Python to build .venv with: make PYTHON=python3.12 test
+# pip's own settings apply: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can lead it to a smaller, CPU-only torch.
+
+PYTHON ?= python3
+# The release of torch that everything here was tested with.
+TORCH := torch==2.13.0
+
+# Petastorm pins setuptools<70, torch wants >=77, and pip refuses the two together. Petastorm needs no
+# setuptools when it runs, so it is installed without its dependencies, and they are named here.
+PETASTORM := $(shell sed -n 's/^ *"\(petastorm==[^"]*\)".*/\1/p' pyproject.toml)
+PETASTORM_NEEDS := dill diskcache fsspec future packaging psutil pyzmq six
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517
+# Runs a command with Java at hand, and gets Java first where there is none.
+JAVA := conf/java.sh
+TYPED := $(wildcard pipeline jobs tests benchmarks)
+
+.PHONY: help setup demo test test-long check bench clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: .venv/ready
+	@$(JAVA) true
+
+demo: .venv/ready
+	$(JAVA) $(BIN)/lakestorm run conf/pipelines/flights.yaml
+
+test: .venv/ready
+	$(JAVA) $(BIN)/pytest
+
+test-long: .venv/ready
+	$(JAVA) $(BIN)/pytest -m long
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports --no-logo
+
+bench: .venv/ready
+	@for script in $(sort $(wildcard benchmarks/*.py)); do \
+	    echo "$$script"; $(JAVA) $(BIN)/python "$$script" || exit 1; \
+	done
+
+clean:
+	rm -rf .venv .jre lake build dist spark-warehouse *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# .venv/ready is written last and holds the folder it was made in. A .venv that was interrupted, moved
+# or whose Python is gone is made anew; one older than this file or pyproject.toml is brought up to date.
+READY := $(shell $(BIN)/python -c "" 2>/dev/null && cat .venv/ready 2>/dev/null)
+ifneq ($(READY),$(CURDIR))
+.PHONY: .venv/ready
+CLEAR := --clear
+endif
+
+.venv/ready: pyproject.toml Makefile
+	@command -v $(PYTHON) >/dev/null || \
+	    { echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -c "$$CHECK_PYTHON"
+	@echo "Installing lakestorm into .venv: a few minutes the first time."
+	@rm -f $@
+	$(PYTHON) -m venv $(CLEAR) .venv
+	@$(BIN)/python -c "$$REQUIREMENTS" > .venv/requirements.txt
+	$(PIP) --requirement .venv/requirements.txt $(PETASTORM_NEEDS) $(TORCH)
+	$(PIP) --no-deps $(PETASTORM) --editable .
+	@echo "$(CURDIR)" > $@
+
+# Runs on any Python, however old.
+define CHECK_PYTHON
+import sys
+if sys.version_info < (3, 11):
+    sys.exit("%s is Python %d.%d; lakestorm needs 3.11 or newer: make PYTHON=python3.12, for example"
+             % ((sys.executable,) + tuple(sys.version_info[:2])))
+try:
+    import ensurepip, venv
+except ImportError:
+    sys.exit("%s lacks the module venv, or pip for it; on Debian or Ubuntu: apt-get install python3-venv"
+             % sys.executable)
+endef
+export CHECK_PYTHON
+
+# What pyproject.toml asks for, Petastorm excepted.
+define REQUIREMENTS
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    project = tomllib.load(file)["project"]
+extras = project["optional-dependencies"]
+for requirement in project["dependencies"] + extras["demo"] + extras["dev"]:
+    if not requirement.startswith("petastorm"):
+        print(requirement)
+endef
+export REQUIREMENTS

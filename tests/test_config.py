@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_pipeline
+from pipeline.errors import ConfigError
+
+FLIGHTS = Path(__file__).parent.parent / "conf" / "pipelines" / "flights.yaml"
+
+
+def test_set_overrides_and_interpolation_resolves():
+    pipeline = load_pipeline(FLIGHTS, ["train.epochs=3", "lake=/somewhere"])
+    assert pipeline.train.epochs == 3
+    assert pipeline.source.path == "/somewhere/raw/flights"
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "told"),
+    [
+        ("train.epoch=3", "train.epoch", "Did you mean epochs?"),
+        ("clean.joins.weather.columns.temp.typ=x", "typ", "Allowed here: required, type"),
+        ("train.epochs=x", "train.epochs", "'x'"),
+        ("train.epochs=0", "train.epochs", "greater than 0"),
+        ("clean.rules.origin_is_new_york.action=delete", "action", "'drop', 'quarantine', 'warn'"),
+        ("features.numeric.distanc.scale=none", "flights.yaml", "did you mean distance?"),
+        ("features.leakage=[nothing]", "flights.yaml", "no column 'nothing'"),
+        ("features.numeric.arr_delay.scale=none", "features", "arr_delay is listed under leakage"),
+        ("features.keys=[dep_time]", "features", "dep_time is listed under leakage"),
+        ("source.columns.carrier.required=false", "flights.yaml", "'carrier' may be null"),
+        ("clean.period.column=month", "flights.yaml", "'month' exists already"),
+        ("clean.joins.planes.select.year=year", "flights.yaml", "select.year exists already"),
+        ("lake=${nowhere}", "lake", "nowhere"),
+        ("just-a-word", "--set", "no `=`"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_value_and_remedy(override: str, where: str, told: str):
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(FLIGHTS, [override])
+    assert where in caught.value.where
+    assert told in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_missing_setting_is_named(tmp_path: Path):
+    (tmp_path / "p.yaml").write_text("name: p\nlake: x\n")
+    with pytest.raises(ConfigError, match=r"^source: is missing.*Also at fault: clean, features"):
+        load_pipeline(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [", "is not YAML"), ("", "is missing"), ("- 1", "holds no settings")],
+)
+def test_a_file_that_is_no_description_is_refused(tmp_path: Path, text: str, told: str):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        load_pipeline(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: there is no such file"):
+        load_pipeline(tmp_path / "none.yaml")
+
+
+def test_yaml_runs_no_code(tmp_path: Path):
+    mark = tmp_path / "ran"
+    (tmp_path / "p.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{mark}']\n")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_pipeline(tmp_path / "p.yaml")
+    assert not mark.exists()
