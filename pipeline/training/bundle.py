@@ -1,0 +1,200 @@
+"""A model's folder: weights, architecture, provenance and the feature spec it was trained with.
+
+    weights.safetensors   the tensors
+    model.json            architecture, spec hash, features table and version, label, SHA-256
+    spec.json             the fitted feature spec
+
+Loading runs no code of these files: safetensors holds numbers only, the rest is JSON. A damaged,
+foreign or mixed-up folder is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from pipeline.errors import LakestormError, ModelError
+from pipeline.features.spec import FeatureSpec
+from pipeline.training.model import Architecture, build
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "weights.safetensors"
+FACTS_FILE = "model.json"
+SPEC_FILE = "spec.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a model is, and what it was made of."""
+
+    architecture: Architecture
+    spec_hash: str
+    features_table: str
+    """Table of the lake that it was trained on, in split `train` of `features_version`."""
+    features_version: int
+    label: str
+    """Column whose probability the model gives."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON can hold; `from_dict` takes them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The facts that `to_dict` was called on.
+
+        Raises:
+            ModelError: A value is missing, unknown or of another type.
+        """
+        texts, version = ("spec_hash", "features_table", "label"), values.get("features_version")
+        wrong = [name for name in texts if not isinstance(values.get(name), str)]
+        wrong += [] if type(version) is int else ["features_version"]
+        wrong += [] if isinstance(values.get("architecture"), dict) else ["architecture"]
+        wrong += sorted(set(values) - {"architecture", "features_version", *texts})
+        if wrong:
+            raise ModelError(
+                f"{FACTS_FILE}, {wrong[0]}",
+                f"is missing, unknown or of the wrong type: {values.get(wrong[0])!r}",
+                "Use the model's own files as they were saved, or train it again.",
+            )
+        architecture = Architecture.from_dict(values["architecture"])
+        return cls(**{**values, "architecture": architecture})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A model ready to be used: the network in evaluation mode, on the CPU."""
+
+    module: nn.Module
+    spec: FeatureSpec
+    facts: Facts
+
+
+def save_bundle(
+    folder: Path, weights: Mapping[str, Tensor], facts: Facts, spec: FeatureSpec
+) -> None:
+    """Writes a model's files into an existing folder.
+
+    Args:
+        folder: Where they go; files of these names are replaced.
+        weights: The network's state dict.
+        facts: What the model is.
+        spec: The feature spec it was trained with, of the hash in `facts`.
+
+    Raises:
+        ModelError: The spec is not the one in `facts`.
+    """
+    _require_same_spec(folder, spec, facts)
+    tensors = save_tensors(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    )
+    (folder / WEIGHTS_FILE).write_bytes(tensors)
+    described = {
+        "format_version": FORMAT_VERSION,
+        "weights_sha256": hashlib.sha256(tensors).hexdigest(),
+        **facts.to_dict(),
+    }
+    (folder / FACTS_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Reads a model's files and checks that they belong together.
+
+    Args:
+        folder: What `save_bundle` wrote.
+
+    Raises:
+        ModelError: A file is missing, damaged, of another format version or of another model.
+    """
+    described = _read_json(folder / FACTS_FILE)
+    found = described.pop("format_version", None)
+    if found != FORMAT_VERSION:
+        raise ModelError(
+            str(folder / FACTS_FILE),
+            f"has format_version {found!r}, this lakestorm reads {FORMAT_VERSION}",
+            "Load it with the version of lakestorm that saved it, or train the model again.",
+        )
+    digest = described.pop("weights_sha256", None)
+    try:
+        facts = Facts.from_dict(described)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error.where}", error.problem, error.remedy) from error
+    spec = _read_spec(folder / SPEC_FILE)
+    _require_same_spec(folder, spec, facts)
+    return Bundle(module=_read_module(folder, facts, digest), spec=spec, facts=facts)
+
+
+def _read_module(folder: Path, facts: Facts, digest: object) -> nn.Module:
+    path = folder / WEIGHTS_FILE
+    content = _read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise _damaged(path, f"its SHA-256 is not the one in {FACTS_FILE}")
+    try:
+        tensors = load_tensors(content)
+        # On the meta device nothing is allocated before the shapes are known to agree.
+        with torch.device("meta"):
+            module = build(facts.architecture)
+        types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    if any(tensors[name].dtype != expected for name, expected in types.items()):
+        raise _damaged(path, "its numbers are of another type than the network's")
+    module.requires_grad_(False)
+    return module.eval()
+
+
+def _read_spec(path: Path) -> FeatureSpec:
+    text = _read_bytes(path)
+    try:
+        return FeatureSpec.from_json(text.decode("utf-8"))
+    except (LakestormError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(_read_bytes(path))
+    except ValueError as error:
+        raise _damaged(path, f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise _damaged(path, "not a JSON object")
+    return values
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            str(path),
+            f"cannot be read: {error.strerror or error}",
+            f"A model's folder holds {WEIGHTS_FILE}, {FACTS_FILE} and {SPEC_FILE}: restore it, "
+            "or train the model again.",
+        ) from error
+
+
+def _require_same_spec(folder: Path, spec: FeatureSpec, facts: Facts) -> None:
+    if spec.hash != facts.spec_hash:
+        raise ModelError(
+            str(folder),
+            f"the feature spec has hash {spec.hash}, the model was trained with {facts.spec_hash}",
+            f"Put the model's own {SPEC_FILE} back, or train the model again.",
+        )
+
+
+def _damaged(path: Path, why: str) -> ModelError:
+    return ModelError(
+        str(path), f"is damaged: {why}", "Restore the file, or train the model again."
+    )

@@ -1,0 +1,190 @@
+"""Challenger against champion: each by its own spec, on validation rows neither was trained on."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from pipeline.errors import TableNotFoundError
+from pipeline.features.spec import FeatureSpec
+from pipeline.lake import Lake, Snapshot
+from pipeline.training.bundle import Bundle
+from pipeline.training.loop import predict
+from pipeline.training.metrics import auroc
+from pipeline.training.splits import TRAIN, VALIDATION, evaluation_stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Scores of one model, in any order of rows."""
+
+    scores: Tensor | Sequence[float]
+    """Grow with the probability of class 1."""
+    labels: Tensor | Sequence[float]
+    """0 or 1 for each score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a comparison came out."""
+
+    promote: bool
+    reason: str
+    """Half a sentence with the figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arena:
+    """What a comparison needs beside the two models."""
+
+    lake: Lake
+    features_for: Callable[[FeatureSpec], Snapshot]
+    """Features of the present `clean` under a spec, in all splits."""
+    device: torch.device
+    workers_count: int
+    """Threads that read row groups."""
+
+
+def judge(challenger: Scored, champion: Scored) -> Verdict:
+    """The challenger wins if its AUROC is higher; a tie keeps the champion.
+
+    Args:
+        challenger: Its scores.
+        champion: Scores of the same rows.
+    """
+    own = auroc(challenger.scores, challenger.labels)
+    other = auroc(champion.scores, champion.labels)
+    rows = len(challenger.labels)
+    if math.isnan(own) or math.isnan(other) or rows != len(champion.labels):
+        return Verdict(promote=False, reason=f"{rows} rows do not allow a comparison")
+    return Verdict(
+        promote=own > other,
+        reason=f"AUROC {own:.4f} against {other:.4f} on {rows} validation rows",
+    )
+
+
+def compare(challenger: Bundle, champion: Bundle, arena: Arena) -> Verdict:
+    """Scores both models on the challenger's validation rows and judges them.
+
+    Rows that the champion was trained on are left out, and so are rows that have no features under
+    its spec. Labels are the challenger's for both.
+    """
+    validation = _trained_on(challenger, arena.lake).select(split={VALIDATION})
+    if _same_data(challenger, champion):
+        # One table, one version: its splits are disjoint, and the features serve both.
+        files = validation.uris()
+        return judge(_score(challenger, files, arena), _score(champion, files, arena))
+    train = _train_split(champion, arena.lake)
+    if train is None:
+        return Verdict(promote=False, reason="the champion's train split is no longer in the lake")
+    keys = _comparable_rows(challenger, champion, validation, train)
+    if keys is None:
+        return Verdict(promote=False, reason="the champion's rows have other keys")
+    if champion.spec.hash == challenger.spec.hash:
+        theirs = validation
+    else:
+        theirs = _of_same_periods(arena.features_for(champion.spec), validation)
+    with tempfile.TemporaryDirectory(prefix="lakestorm-compare-") as folder:
+        other = _extract(theirs, champion.spec, keys, Path(folder) / "champion")
+        # Only rows that both have: under the champion's spec some may have no features.
+        shared = _keys_in(other, keys)
+        own = _extract(validation, challenger.spec, shared, Path(folder) / "challenger")
+        return judge(_score(challenger, own, arena), _score(champion, other, arena))
+
+
+def _same_data(challenger: Bundle, champion: Bundle) -> bool:
+    places = [(b.facts.features_table, b.facts.features_version) for b in (challenger, champion)]
+    return challenger.spec.hash == champion.spec.hash and places[0] == places[1]
+
+
+def _trained_on(bundle: Bundle, lake: Lake) -> Snapshot:
+    return lake.table(bundle.facts.features_table).snapshot(bundle.facts.features_version)
+
+
+def _train_split(champion: Bundle, lake: Lake) -> Snapshot | None:
+    """What the champion was trained on; None where that version, or a file of it, is gone."""
+    try:
+        train = _trained_on(champion, lake).select(split={TRAIN})
+    except TableNotFoundError:
+        return None
+    return train if all(Path(uri).exists() for uri in train.uris()) else None
+
+
+def _comparable_rows(
+    challenger: Bundle, champion: Bundle, validation: Snapshot, train: Snapshot
+) -> pa.Table | None:
+    """Keys and labels of the validation rows outside the champion's train split.
+
+    None where the two do not name rows by the same columns.
+    """
+    names = list(challenger.spec.key_columns)
+    rows = validation.arrow([*names, challenger.spec.label_column])
+    if list(champion.spec.key_columns) != names:
+        return None
+    seen = train.arrow(names)
+    if seen.schema.types != rows.select(names).schema.types:
+        return None
+    return rows.join(seen, keys=names, join_type="left anti")
+
+
+def _of_same_periods(theirs: Snapshot, validation: Snapshot) -> Snapshot:
+    """Leaves out periods without validation rows: both tables are cut by the same period."""
+    for column in set(theirs.partition_by) & set(validation.partition_by) - {"split"}:
+        theirs = theirs.select(**{column: validation.partitions(column)})
+    return theirs
+
+
+def _extract(rows: Snapshot, spec: FeatureSpec, keys: pa.Table, folder: Path) -> list[str]:
+    """Writes the features of some rows, with the labels that come with the keys.
+
+    Args:
+        rows: Features under `spec`.
+        spec: Names their columns.
+        keys: Key columns, then one label column.
+        folder: Where the files go; created.
+
+    Returns:
+        The files, which hold key columns, features and `spec.label_column`.
+    """
+    folder.mkdir()
+    names = list(spec.key_columns)
+    features = [*spec.numeric_columns, *spec.categorical_columns]
+    wanted = keys.rename_columns([*names, spec.label_column])
+    files = []
+    for position, uri in enumerate(rows.uris()):
+        stored = pq.ParquetFile(uri).read(columns=[*names, *features])
+        for name in names:
+            place = stored.schema.get_field_index(name)
+            stored = stored.set_column(place, name, stored[name].cast(keys.schema.field(name).type))
+        found = stored.join(wanted, keys=names, join_type="inner")
+        if found.num_rows:
+            files.append(str(folder / f"{position:06d}.parquet"))
+            pq.write_table(found, files[-1])
+    return files
+
+
+def _keys_in(files: Sequence[str], keys: pa.Table) -> pa.Table:
+    names = keys.column_names[:-1]
+    if not files:
+        return keys.slice(0, 0)
+    found = pa.concat_tables(pq.ParquetFile(file).read(columns=names) for file in files)
+    return keys.join(found, keys=names, join_type="left semi")
+
+
+def _score(bundle: Bundle, files: Sequence[str], arena: Arena) -> Scored:
+    module = bundle.module.to(arena.device)
+    with evaluation_stream(files, bundle.spec, arena.workers_count) as stream:
+        batches = list(predict(module, stream, arena.device))
+    empty = torch.empty(0)
+    return Scored(
+        scores=torch.cat([empty, *(logits.cpu() for logits, _ in batches)]),
+        labels=torch.cat([empty, *(labels.cpu() for _, labels in batches)]),
+    )

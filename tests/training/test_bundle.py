@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ModelError
+from pipeline.training.bundle import Facts, load_bundle, save_bundle
+from pipeline.training.model import Architecture, build
+from tests.training import examples
+
+SPEC = examples.spec()
+ARCHITECTURE = Architecture(
+    family="mlp",
+    numeric_width=len(SPEC.numeric_columns),
+    cardinalities=SPEC.cardinalities,
+    hidden=(4,),
+    embedding_dimension=3,
+    dropout=0.5,
+)
+FACTS = Facts(
+    architecture=ARCHITECTURE,
+    spec_hash=SPEC.hash,
+    features_table=SPEC.table,
+    features_version=3,
+    label="late",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_bundle(tmp_path, build(ARCHITECTURE, 1).state_dict(), FACTS, SPEC)
+    return tmp_path
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_saved_model_gives_the_same_outputs_without_dropout(folder: Path) -> None:
+    bundle = load_bundle(folder)
+    original = build(ARCHITECTURE, 1).eval()
+    numeric = torch.randn(50, 3)
+    categorical = torch.randint(0, 8, (50, 2), dtype=torch.int32)
+    assert torch.equal(bundle.module(numeric, categorical), original(numeric, categorical))
+    assert (bundle.facts, bundle.spec) == (FACTS, SPEC)
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(place=st.integers(0, 10_000), bit=st.integers(0, 7))
+def test_a_flipped_bit_of_the_weights_is_noticed(folder: Path, place: int, bit: int) -> None:
+    path = folder / "weights.safetensors"
+    content = path.read_bytes()
+    damaged = bytearray(content)
+    damaged[place % len(content)] ^= 1 << bit
+    path.write_bytes(damaged)
+    with pytest.raises(ModelError, match=r"weights\.safetensors"):
+        load_bundle(folder)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", "spec.json"])
+def test_a_missing_or_truncated_file_is_refused_by_name(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    for left in (0, 1, len(content) // 2, len(content) - 2):
+        (folder / name).write_bytes(content[:left])
+        with pytest.raises(ModelError, match=name):
+            load_bundle(folder)
+    (folder / name).unlink()
+    with pytest.raises(ModelError, match=name):
+        load_bundle(folder)
+
+
+def test_weights_that_are_a_pickle_run_nothing(folder: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "exploded",))
+
+    bomb = pickle.dumps(Bomb())
+    (folder / "weights.safetensors").write_bytes(bomb)
+    edit(folder / "model.json", weights_sha256=hashlib.sha256(bomb).hexdigest())
+    with pytest.raises(ModelError, match="damaged"):
+        load_bundle(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_another_spec_is_refused_when_saving_and_when_loading(folder: Path) -> None:
+    other = examples.spec(numeric=2)
+    with pytest.raises(ModelError, match=other.hash):
+        save_bundle(folder, {}, FACTS, other)
+    (folder / "spec.json").write_text(other.to_json())
+    with pytest.raises(ModelError, match=other.hash):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"format_version": 2}, "format_version"),
+        ({"features_version": "3"}, "features_version"),
+        ({"label": None}, "label"),
+        ({"code": "import os"}, "code"),
+        ({"architecture": []}, "architecture"),
+        ({"architecture": {**ARCHITECTURE.to_dict(), "hidden": [5]}}, "weights"),
+        ({"architecture": {**ARCHITECTURE.to_dict(), "hidden": [10**9, 10**9]}}, "weights"),
+        ({"architecture": {**ARCHITECTURE.to_dict(), "family": "x"}}, "family"),
+    ],
+)
+def test_facts_that_do_not_fit_are_refused(
+    folder: Path, changes: dict[str, Any], named: str
+) -> None:
+    edit(folder / "model.json", **changes)
+    with pytest.raises(ModelError, match=named):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", "\x00"])
+def test_facts_that_are_no_json_object_are_refused(folder: Path, text: str) -> None:
+    (folder / "model.json").write_text(text)
+    with pytest.raises(ModelError, match=r"model\.json"):
+        load_bundle(folder)
