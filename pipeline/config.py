@@ -210,7 +210,7 @@ class Train(Settings):
 class Score(Settings):
     """Stage 4: `features` to `predictions`."""
 
-    model: str = Field(default="champion", min_length=1)
+    model: Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)] = "champion"
     """An alias or a version number of the pipeline's registered model."""
     rows_per_batch: Positive = 65_536
 

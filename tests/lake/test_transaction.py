@@ -173,7 +173,7 @@ def test_create_is_repeatable_and_refuses_another_schema(tmp_path: Path):
     table = new_table(tmp_path)
     table.create(SCHEMA, ["p"])
     assert table.snapshot().version == 0
-    with pytest.raises(SchemaError, match="column id: is not in the table|column n: is missing"):
+    with pytest.raises(SchemaError, match=r"column id: is not in the table|column n: is missing"):
         table.create(pa.schema([("n", pa.int64()), ("p", pa.string())]), ["p"])
     with pytest.raises(LakeError, match="is partitioned by"):
         table.create(SCHEMA, [])
@@ -226,7 +226,7 @@ def test_history_keeps_what_the_writer_noted(tmp_path: Path):
 
 partitions = st.dictionaries(
     st.sampled_from(["a", "b", "c"]), st.lists(st.integers(0, 9), min_size=1, max_size=4)
-)  # noqa: E501
+)
 
 
 @settings(max_examples=25, deadline=None)
