@@ -86,24 +86,28 @@ def _logging() -> dict[str, str]:
 
 
 def _find_java() -> None:
-    """Lets Spark find Java: JAVA_HOME, else `java` on the path, else the checkout's own."""
-    if "JAVA_HOME" not in os.environ and shutil.which("java") is None:
-        own = next((CHECKOUT / ".jre").glob("*/bin/java"), None)
-        if own is not None:
-            os.environ["JAVA_HOME"] = str(own.parent.parent)
-    home = os.environ.get("JAVA_HOME")
-    java = f"{home}/bin/java" if home else shutil.which("java")
-    version = _java_version(java) if java else None
-    if version is None or version < OLDEST_JAVA:
-        found = f"there is version {version}" if version else "there is none"
+    """Lets Spark find Java: JAVA_HOME if set, else `java` on the path, else the checkout's own."""
+    if "JAVA_HOME" in os.environ:
+        found = [Path(os.environ["JAVA_HOME"]) / "bin" / "java"]
+    else:
+        on_path = shutil.which("java")
+        found = [Path(on_path)] if on_path else []
+        found += sorted((CHECKOUT / ".jre").glob("*/bin/java"))
+    versions = {java: _java_version(java) for java in found}
+    fit = [java for java, version in versions.items() if version and version >= OLDEST_JAVA]
+    if not fit:
+        known = [version for version in versions.values() if version]
         raise EnvironmentFault(
             "Java",
-            f"Spark needs version {OLDEST_JAVA} or newer, {found}",
+            f"Spark needs version {OLDEST_JAVA} or newer, "
+            + (f"there is version {known[0]}" if known else "there is none"),
             "Install a JRE (Debian: openjdk-17-jre-headless), or set JAVA_HOME to one.",
         )
+    if "JAVA_HOME" not in os.environ and (CHECKOUT / ".jre") in fit[0].parents:
+        os.environ["JAVA_HOME"] = str(fit[0].parent.parent)
 
 
-def _java_version(java: str) -> int | None:
+def _java_version(java: Path) -> int | None:
     """Major version; `1.8.0` counts as 8."""
     try:
         told = subprocess.run([java, "-version"], capture_output=True, text=True, check=True)
