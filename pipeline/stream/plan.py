@@ -1,0 +1,249 @@
+"""The plan of an epoch: which rows every rank delivers in which step. No file is touched here.
+
+    row groups, permuted by (seed, epoch)   | 4 |   9   |  1  |     7      |  0  |
+    cut into C canonical shards             |--- shard 0 ---|--- shard 1 ----|      equal rows
+    cut into shuffle windows                | w0  | w1  |w2 | w0  | w1  | w2 |      permuted inside
+    cut into steps                          step k takes rows_per_batch / C rows of every shard
+
+Rank r of N delivers the shards r*C/N to (r+1)*C/N - 1. C depends on the global batch, not on N, so
+step k holds the same rows for every N that divides C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import PlanError
+
+# First words of the seeds, so that no two uses of (seed, epoch, ...) draw the same numbers.
+_ROW_GROUP_ORDER = 1
+_WINDOW_ORDER = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What the order of rows depends on, beside the snapshot and the epoch."""
+
+    rows_per_batch: int
+    """Rows of a global step, over all ranks."""
+
+    canonical_shards: int
+    """C, the number of equal parts the epoch's rows are cut into."""
+
+    seed: int = 0
+
+    shuffle: bool = True
+    """False: each shard is a run of rows in the order of the files."""
+
+    shuffle_window_rows: int = 262_144
+    """W, over all shards; a shard's window is W / C, rounded up to whole steps."""
+
+    drop_last: bool = False
+    """Whether to leave out the rows that do not fill a whole global step."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows_per_batch", "canonical_shards", "shuffle_window_rows"):
+            if getattr(self, name) < 1:
+                raise PlanError(name, f"{getattr(self, name)} is less than 1", "Set 1 or more.")
+        if self.seed < 0:
+            raise PlanError("seed", f"{self.seed} is negative", "Set 0 or more.")
+        if self.rows_per_batch % self.canonical_shards:
+            raise PlanError(
+                "canonical_shards",
+                f"{self.canonical_shards} does not divide rows_per_batch {self.rows_per_batch}",
+                f"Set one of {divisors(self.rows_per_batch)}.",
+            )
+
+    @property
+    def rows_per_shard_step(self) -> int:
+        """Rows that every shard contributes to a step."""
+        return self.rows_per_batch // self.canonical_shards
+
+    @property
+    def steps_per_window(self) -> int:
+        """Steps that a shuffle window lasts; all shards begin their windows in the same step."""
+        if not self.shuffle:
+            return 1
+        return _ceil_div(self.shuffle_window_rows, self.rows_per_batch)
+
+    @property
+    def rows_per_shard_window(self) -> int:
+        """Rows of a full shuffle window of one shard."""
+        return self.steps_per_window * self.rows_per_shard_step
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Rows `start` to `stop` of a row group, which come at `first_row` of a canonical shard."""
+
+    shard: int
+    first_row: int
+    row_group: int
+    """Index among all row groups of the snapshot."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPlan:
+    """What one rank reads and delivers in one epoch, from `first_step` on."""
+
+    epoch: int
+    shards: tuple[int, ...]
+    """The canonical shards of this rank, in the order in which a batch holds them."""
+
+    shard_rows: tuple[int, ...]
+    """Rows of each of them."""
+
+    first_step: int
+    steps: int
+    """The step to stop before; the same on every rank."""
+
+    items: tuple[Item, ...]
+    """What to read, in the order in which it is needed."""
+
+
+def divisors(number: int) -> list[int]:
+    """Returns the divisors of a number up to 64, for the remedy of an error."""
+    return [candidate for candidate in range(1, min(number, 64) + 1) if number % candidate == 0]
+
+
+def default_canonical_shards(rows_per_batch: int) -> int:
+    """Returns the largest of 8, 4, 2, 1 that divides the global batch."""
+    return next(shards for shards in (8, 4, 2, 1) if rows_per_batch % shards == 0)
+
+
+def check_ranks(settings: PlanSettings, rank: int, world_size: int) -> None:
+    """Checks that the ranks can share the canonical shards evenly.
+
+    Raises:
+        PlanError: World size does not divide the canonical shards, or there is no such rank.
+    """
+    if world_size < 1 or settings.canonical_shards % world_size:
+        raise PlanError(
+            "world_size",
+            f"{world_size} does not divide the {settings.canonical_shards} canonical shards",
+            f"Run with one of {divisors(settings.canonical_shards)} ranks, or set "
+            "canonical_shards and rows_per_batch to multiples of the ranks.",
+        )
+    if not 0 <= rank < world_size:
+        raise PlanError("rank", f"{rank} of {world_size} ranks", f"Set 0 to {world_size - 1}.")
+
+
+def shard_bounds(total_rows: int, settings: PlanSettings, shard: int) -> tuple[int, int]:
+    """Returns where a shard begins and ends in the epoch's sequence of rows."""
+    shards = settings.canonical_shards
+    begin, end = shard * total_rows // shards, (shard + 1) * total_rows // shards
+    if settings.drop_last:
+        steps = steps_per_epoch(total_rows, settings)
+        end = begin + steps * settings.rows_per_shard_step
+    return begin, end
+
+
+def steps_per_epoch(total_rows: int, settings: PlanSettings) -> int:
+    """Returns the steps every rank takes in an epoch.
+
+    Shards differ by one row at most. The longest decides, or with `drop_last` the shortest.
+    """
+    shards = settings.canonical_shards
+    if settings.drop_last:
+        return (total_rows // shards) // settings.rows_per_shard_step
+    return _ceil_div(_ceil_div(total_rows, shards), settings.rows_per_shard_step)
+
+
+def plan_epoch(
+    row_counts: npt.NDArray[np.int64],
+    settings: PlanSettings,
+    *,
+    epoch: int,
+    rank: int,
+    world_size: int,
+    first_step: int = 0,
+) -> EpochPlan:
+    """Plans an epoch for one rank.
+
+    Args:
+        row_counts: Rows of each row group of the snapshot, int64 [row groups].
+        settings: What the order depends on.
+        epoch: Which epoch; each has an order of its own.
+        rank: Which of the ranks.
+        world_size: Number of ranks; divides `settings.canonical_shards`.
+        first_step: Steps already taken; windows that they used up are not read again.
+
+    Returns:
+        The rank's items, ordered by window, then shard, then row, so that every window is complete
+        before the next is begun.
+    """
+    sequence = _Sequence.of(row_counts, settings, epoch)
+    total_rows = int(row_counts.sum())
+    steps = steps_per_epoch(total_rows, settings)
+    window_rows = settings.rows_per_shard_window
+    skipped_rows = first_step // settings.steps_per_window * window_rows
+    per_rank = settings.canonical_shards // world_size
+    shards = tuple(range(rank * per_rank, (rank + 1) * per_rank))
+    bounds = [shard_bounds(total_rows, settings, shard) for shard in shards]
+    items = [
+        item
+        for shard, (begin, end) in zip(shards, bounds, strict=True)
+        for item in sequence.items(shard, begin, end, skipped_rows)
+    ]
+    items.sort(key=lambda item: (item.first_row // window_rows, item.shard, item.first_row))
+    lengths = tuple(end - begin for begin, end in bounds)
+    return EpochPlan(epoch, shards, lengths, first_step, steps, tuple(items))
+
+
+def window_order(
+    settings: PlanSettings, epoch: int, shard: int, window: int, rows: int
+) -> npt.NDArray[np.int64]:
+    """Returns the order in which a shard's window gives its rows, int64 [rows]."""
+    if not settings.shuffle:
+        return np.arange(rows)
+    return _generator(_WINDOW_ORDER, settings.seed, epoch, shard, window).permutation(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequence:
+    """The row groups in an epoch's order, and the rows at which each starts and stops."""
+
+    order: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    stops: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, row_counts: npt.NDArray[np.int64], settings: PlanSettings, epoch: int) -> _Sequence:
+        order = np.arange(len(row_counts))
+        if settings.shuffle:
+            order = _generator(_ROW_GROUP_ORDER, settings.seed, epoch).permutation(order)
+        stops = np.cumsum(row_counts[order])
+        return cls(order, stops - row_counts[order], stops)
+
+    def items(self, shard: int, begin: int, end: int, skipped_rows: int) -> list[Item]:
+        """Cuts the row groups to the rows `begin + skipped_rows` to `end` of the sequence."""
+        wanted = begin + skipped_rows
+        if wanted >= end:
+            return []
+        first = int(np.searchsorted(self.stops, wanted, side="right"))
+        last = int(np.searchsorted(self.starts, end, side="left"))
+        starts = self.starts[first:last]
+        lows = np.maximum(starts, wanted)
+        highs = np.minimum(self.stops[first:last], end)
+        columns = (self.order[first:last], lows - begin, lows - starts, highs - starts)
+        return [
+            Item(shard, first_row, row_group, start, stop)
+            for row_group, first_row, start, stop in zip(
+                *map(np.ndarray.tolist, columns), strict=True
+            )
+            if stop > start
+        ]
+
+
+def _generator(*words: int) -> np.random.Generator:
+    return np.random.default_rng(words)
+
+
+def _ceil_div(dividend: int, divisor: int) -> int:
+    return (dividend + divisor - 1) // divisor
