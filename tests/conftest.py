@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,10 @@ from pyspark.sql import SparkSession
 
 from pipeline.lake import Lake
 from pipeline.session import spark_session
+
+# Jobs of tests are over before the second compiler pays off: half of the time was its.
+QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+os.environ.setdefault("SPARK_SUBMIT_OPTS", QUICK_JAVA)
 
 
 @pytest.fixture(scope="session")

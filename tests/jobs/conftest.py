@@ -12,6 +12,7 @@ import pyspark
 import pytest
 
 from pipeline.session import CHECKOUT
+from tests.conftest import QUICK_JAVA
 
 SPARK_HOME = Path(pyspark.__file__).parent
 CORES, MEMORY = "1", "1g"
@@ -66,7 +67,7 @@ def standalone_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         "appender.stderr.target = SYSTEM_ERR\nappender.stderr.layout.type = PatternLayout\n"
         "appender.stderr.layout.pattern = %p %c{1}: %m%n\n"
     )
-    os.environ["SPARK_DAEMON_JAVA_OPTS"] = f"-Dlog4j2.configurationFile={log.as_uri()}"
+    os.environ["SPARK_DAEMON_JAVA_OPTS"] = f"{QUICK_JAVA} -Dlog4j2.configurationFile={log.as_uri()}"
     local = ("--host", "127.0.0.1", "--port", "0", "--webui-port", "0")
     with ExitStack() as daemons:
         master = daemons.enter_context(spark_daemon(folder, f"{package}.master.Master", *local))
@@ -92,6 +93,8 @@ def submit(master: str, stage: str, *arguments: str) -> str:
             *("--properties-file", str(CHECKOUT / "conf" / "spark-defaults.conf")),
             *("--conf", "spark.driver.bindAddress=127.0.0.1", "--conf", "spark.ui.enabled=false"),
             *("--conf", "spark.driver.host=127.0.0.1"),
+            *("--conf", "spark.sql.shuffle.partitions=4"),
+            *("--conf", f"spark.executor.extraJavaOptions={QUICK_JAVA}"),
             str(CHECKOUT / "jobs" / f"{stage}.py"),
             *arguments,
         ],
@@ -100,5 +103,6 @@ def submit(master: str, stage: str, *arguments: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-5000:]
+    told = [line for line in done.stderr.splitlines() if " INFO " not in line]
+    assert done.returncode == 0, "\n".join(told[-50:])
     return done.stdout

@@ -13,6 +13,7 @@ from tests.jobs.conftest import submit
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(900)  # eight drivers and executors start, one core each
 def test_clean_to_score_by_spark_submit_on_a_standalone_cluster(
     standalone_master: str, tmp_path: Path
 ):
@@ -34,6 +35,3 @@ def test_clean_to_score_by_spark_submit_on_a_standalone_cluster(
     assert scored == Counter(pl.read_delta(lake.table("clean").root).select(keys).iter_rows())
     assert set(scored.values()) == {1}
     assert told["score"]["predictions"]["rows"] == cleaned["rows_out"]
-    # Started again, each stage finds its work done.
-    again = submit(standalone_master, "score", str(FLIGHTS), *settings, "--json")
-    assert json.loads(again.splitlines()[-1])["stages"][0]["unchanged"]
