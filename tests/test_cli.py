@@ -27,26 +27,26 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
-def test_help_names_the_stages(tmp_path: Path):
+def test_help_names_the_stages(tmp_path: Path) -> None:
     done = lakestorm("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for stage in ("clean", "featurize", "train", "score", "run"):
+    for stage in ("clean", "featurize", "train", "score", "report", "run"):
         assert f"  {stage} " in done.stdout
 
 
-def test_a_wrong_setting_is_one_line(tmp_path: Path):
+def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
     done = lakestorm("run", str(FLIGHTS), "--set", "train.epoch=3", cwd=tmp_path)
     assert complaint(done).startswith("lakestorm: ConfigError: train.epoch: unknown setting.")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lake_that_cannot_be_written_is_one_line(tmp_path: Path):
+def test_a_lake_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     done = lakestorm("clean", str(FLIGHTS), "--set", "lake=taken", cwd=tmp_path)
     assert "LakeNotWritableError" in complaint(done)
 
 
-def test_no_raw_files_is_one_line(tmp_path: Path):
+def test_no_raw_files_is_one_line(tmp_path: Path) -> None:
     done = lakestorm("clean", str(FLIGHTS), "--set", "source.sample=null", cwd=tmp_path)
     assert "source.path: there is no parquet file in lake/raw/flights" in complaint(done)
 
@@ -59,11 +59,11 @@ def test_no_raw_files_is_one_line(tmp_path: Path):
         ("score", "flights"),
     ],
 )
-def test_a_stage_without_the_one_before_says_so(tmp_path: Path, stage: str, told: str):
+def test_a_stage_without_the_one_before_says_so(tmp_path: Path, stage: str, told: str) -> None:
     assert told in complaint(lakestorm(stage, str(FLIGHTS), cwd=tmp_path))
 
 
-def test_old_or_no_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_old_or_no_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     java = tmp_path / "jre" / "bin" / "java"
     java.parent.mkdir(parents=True)
     java.write_text("#!/bin/sh\necho 'openjdk version \"1.8.0_292\"' >&2\n")

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 FLIGHTS = Path(__file__).parent.parent / "conf" / "pipelines" / "flights.yaml"
 
 
-def test_set_overrides_and_interpolation_resolves():
+def test_set_overrides_and_interpolation_resolves() -> None:
     pipeline = load_pipeline(FLIGHTS, ["train.epochs=3", "lake=/somewhere"])
     assert pipeline.train.epochs == 3
     assert pipeline.source.path == "/somewhere/raw/flights"
@@ -35,7 +35,9 @@ def test_set_overrides_and_interpolation_resolves():
         ("just-a-word", "--set", "no `=`"),
     ],
 )
-def test_a_wrong_setting_is_named_with_value_and_remedy(override: str, where: str, told: str):
+def test_a_wrong_setting_is_named_with_value_and_remedy(
+    override: str, where: str, told: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load_pipeline(FLIGHTS, [override])
     assert where in caught.value.where
@@ -43,7 +45,7 @@ def test_a_wrong_setting_is_named_with_value_and_remedy(override: str, where: st
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_missing_setting_is_named(tmp_path: Path):
+def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("name: p\nlake: x\n")
     with pytest.raises(ConfigError, match=r"^source: is missing.*Also at fault: clean, features"):
         load_pipeline(tmp_path / "p.yaml")
@@ -53,19 +55,19 @@ def test_a_missing_setting_is_named(tmp_path: Path):
     ("text", "told"),
     [("a: [", "is not YAML"), ("", "is missing"), ("- 1", "holds no settings")],
 )
-def test_a_file_that_is_no_description_is_refused(tmp_path: Path, text: str, told: str):
+def test_a_file_that_is_no_description_is_refused(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=told):
         load_pipeline(path)
 
 
-def test_a_missing_file_is_named(tmp_path: Path):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: there is no such file"):
         load_pipeline(tmp_path / "none.yaml")
 
 
-def test_yaml_runs_no_code(tmp_path: Path):
+def test_yaml_runs_no_code(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     (tmp_path / "p.yaml").write_text(f"name: !!python/object/apply:os.mkdir ['{mark}']\n")
     with pytest.raises(ConfigError, match="is not YAML"):

@@ -59,7 +59,7 @@ def raw_keys() -> Counter[tuple[Any, ...]]:
     )
 
 
-def test_every_flight_is_clean_or_in_quarantine_once(demo: tuple[Path, Summary]):
+def test_every_flight_is_clean_or_in_quarantine_once(demo: tuple[Path, Summary]) -> None:
     root, summary = demo
     clean = Counter(read(root, "clean").select(KEYS).iter_rows())
     rejected = [json.loads(row) for row in read(root, "quarantine")["row"]]
@@ -73,7 +73,7 @@ def test_every_flight_is_clean_or_in_quarantine_once(demo: tuple[Path, Summary])
     assert (stage["rows_out"], stage["rows_quarantined"]) == (clean.total(), quarantine.total())
 
 
-def test_joined_weather_and_planes_are_those_of_the_row(demo: tuple[Path, Summary]):
+def test_joined_weather_and_planes_are_those_of_the_row(demo: tuple[Path, Summary]) -> None:
     root, _ = demo
     clean = read(root, "clean")
     planes = pl.read_parquet(root / "raw" / "planes" / "planes.parquet")
@@ -97,7 +97,7 @@ def test_joined_weather_and_planes_are_those_of_the_row(demo: tuple[Path, Summar
     assert clean["temp"].null_count() < 2_000
 
 
-def test_features_hold_every_clean_row_in_its_split(demo: tuple[Path, Summary]):
+def test_features_hold_every_clean_row_in_its_split(demo: tuple[Path, Summary]) -> None:
     root, summary = demo
     stage = summary["stages"][1]
     features = read(root, stage["table"])
@@ -129,7 +129,7 @@ def test_features_hold_every_clean_row_in_its_split(demo: tuple[Path, Summary]):
     assert features.select(pl.col(dense).null_count().sum()).sum_horizontal().item() == 0
 
 
-def test_every_clean_flight_is_scored_once(demo: tuple[Path, Summary]):
+def test_every_clean_flight_is_scored_once(demo: tuple[Path, Summary]) -> None:
     root, summary = demo
     predictions = read(root, "predictions")
     assert Counter(predictions.select(KEYS).iter_rows()) == Counter(
@@ -140,7 +140,7 @@ def test_every_clean_flight_is_scored_once(demo: tuple[Path, Summary]):
     assert set(predictions["spec_hash"]) == {summary["stages"][1]["table"].split("/")[1]}
 
 
-def test_quality_and_specs_are_on_record(demo: tuple[Path, Summary]):
+def test_quality_and_specs_are_on_record(demo: tuple[Path, Summary]) -> None:
     root, summary = demo
     quality = read(root, "quality")
     rows = dict(
@@ -153,13 +153,14 @@ def test_quality_and_specs_are_on_record(demo: tuple[Path, Summary]):
     assert summary["stages"][1]["table"] == f"features/{spec}"
 
 
-def test_the_summary_has_what_it_promises(demo: tuple[Path, Summary]):
+def test_the_summary_has_what_it_promises(demo: tuple[Path, Summary]) -> None:
     _, summary = demo
     assert [stage["stage"] for stage in summary["stages"]] == [
         "clean",
         "featurize",
         "train",
         "score",
+        "report",
     ]
     for stage in summary["stages"]:
         assert stage["rows_in"] == (
@@ -173,7 +174,7 @@ def test_the_summary_has_what_it_promises(demo: tuple[Path, Summary]):
     assert 0.7 < test["accuracy"] < 1
 
 
-def test_running_the_demo_again_changes_nothing(demo: tuple[Path, Summary]):
+def test_running_the_demo_again_changes_nothing(demo: tuple[Path, Summary]) -> None:
     root, first = demo
     again = lakestorm_run(root)
     assert all(stage["unchanged"] for stage in again["stages"])

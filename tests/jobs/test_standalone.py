@@ -16,7 +16,7 @@ from tests.jobs.conftest import submit
 @pytest.mark.timeout(900)  # eight drivers and executors start, one core each
 def test_clean_to_score_by_spark_submit_on_a_standalone_cluster(
     standalone_master: str, tmp_path: Path
-):
+) -> None:
     small_raw(tmp_path)
     settings = [option for item in (f"lake={tmp_path}", *SMALL) for option in ("--set", item)]
     told = {}

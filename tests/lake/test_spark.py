@@ -22,7 +22,7 @@ ROWS = [
 COLUMNS = "id int, s string, t timestamp, tags array<string>, p string"
 
 
-def test_spark_writes_and_reads_back_every_partition_value(spark: SparkSession, lake: Lake):
+def test_spark_writes_and_reads_back_every_partition_value(spark: SparkSession, lake: Lake) -> None:
     frame = spark.createDataFrame(ROWS, COLUMNS)
     table = lake.table("folder/t")
     table.create(from_spark(frame.schema), ["p"])
@@ -38,7 +38,7 @@ def test_spark_writes_and_reads_back_every_partition_value(spark: SparkSession, 
     assert Counter(polars.iter_rows()) == wanted
 
 
-def test_an_empty_table_reads_as_an_empty_frame(spark: SparkSession, lake: Lake):
+def test_an_empty_table_reads_as_an_empty_frame(spark: SparkSession, lake: Lake) -> None:
     table = lake.table("t")
     schema = pa.schema([("id", pa.int64()), ("tags", pa.list_(pa.string()))])
     table.create(schema)
@@ -46,7 +46,9 @@ def test_an_empty_table_reads_as_an_empty_frame(spark: SparkSession, lake: Lake)
     assert table.snapshot().dataframe(spark).count() == 0
 
 
-def test_a_frame_of_another_schema_is_refused_and_leaves_nothing(spark: SparkSession, lake: Lake):
+def test_a_frame_of_another_schema_is_refused_and_leaves_nothing(
+    spark: SparkSession, lake: Lake
+) -> None:
     table = lake.table("t")
     table.create(pa.schema([("id", pa.int64())]))
     with pytest.raises(SchemaError, match="column id: has type int32"), table.attempt() as attempt:
@@ -54,7 +56,7 @@ def test_a_frame_of_another_schema_is_refused_and_leaves_nothing(spark: SparkSes
     assert [p.name for p in Path(table.root).iterdir()] == ["_delta_log"]
 
 
-def test_a_failed_write_leaves_nothing(spark: SparkSession, lake: Lake, tmp_path: Path):
+def test_a_failed_write_leaves_nothing(spark: SparkSession, lake: Lake, tmp_path: Path) -> None:
     table = lake.table("t")
     table.create(pa.schema([("id", pa.int64())]))
     raw = tmp_path / "raw"
@@ -71,7 +73,7 @@ def test_a_failed_write_leaves_nothing(spark: SparkSession, lake: Lake, tmp_path
     assert [p.name for p in Path(table.root).iterdir()] == ["_delta_log"]
 
 
-def test_row_groups_are_cut_by_rows(spark: SparkSession, lake: Lake):
+def test_row_groups_are_cut_by_rows(spark: SparkSession, lake: Lake) -> None:
     import pyarrow.parquet as pq
 
     table = lake.table("t")
@@ -83,7 +85,7 @@ def test_row_groups_are_cut_by_rows(spark: SparkSession, lake: Lake):
     assert [footer.row_group(g).num_rows for g in range(footer.num_row_groups)] == [100] * 10
 
 
-def test_a_lake_that_cannot_be_written_is_named(tmp_path: Path):
+def test_a_lake_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(
         LakeNotWritableError, match=r"file/lake: cannot be written: Not a directory"

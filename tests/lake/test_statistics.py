@@ -21,7 +21,7 @@ def statistics(table: pa.Table, rows_per_row_group: int = 3) -> dict[str, Any]:
     return told
 
 
-def test_rows_nulls_and_bounds_over_all_row_groups():
+def test_rows_nulls_and_bounds_over_all_row_groups() -> None:
     told = statistics(
         pa.table(
             {
@@ -38,7 +38,7 @@ def test_rows_nulls_and_bounds_over_all_row_groups():
     assert told["nullCount"] == {"n": 5, "d": 0, "gone": 9}
 
 
-def test_a_maximum_is_rounded_up_to_the_millisecond():
+def test_a_maximum_is_rounded_up_to_the_millisecond() -> None:
     stamp = datetime(2013, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
     told = statistics(pa.table({"t": pa.array([stamp], pa.timestamp("us", tz="UTC"))}))
     assert told["minValues"]["t"] == "2013-01-01T00:00:00.123Z"
@@ -46,7 +46,7 @@ def test_a_maximum_is_rounded_up_to_the_millisecond():
 
 
 @given(st.lists(st.none() | st.floats() | st.just(math.nan), min_size=1, max_size=9))
-def test_bounds_of_floats_are_never_tighter_than_the_data(values: list[float | None]):
+def test_bounds_of_floats_are_never_tighter_than_the_data(values: list[float | None]) -> None:
     told = statistics(pa.table({"x": pa.array(values, pa.float64())}))
     known = [v for v in values if v is not None and not math.isnan(v)]
     if "x" in told["minValues"]:
@@ -55,7 +55,7 @@ def test_bounds_of_floats_are_never_tighter_than_the_data(values: list[float | N
 
 
 @given(st.lists(st.text(max_size=80), min_size=1, max_size=9))
-def test_bounds_of_strings_are_never_tighter_than_the_data(values: list[str]):
+def test_bounds_of_strings_are_never_tighter_than_the_data(values: list[str]) -> None:
     told = statistics(pa.table({"s": values}))
     if "s" in told["minValues"]:
         key = [value.encode() for value in values]
@@ -65,7 +65,7 @@ def test_bounds_of_strings_are_never_tighter_than_the_data(values: list[str]):
 
 
 @given(st.lists(st.datetimes(datetime(1800, 1, 1), datetime(2200, 1, 1)), min_size=1, max_size=9))  # noqa: DTZ001
-def test_bounds_of_times_are_never_tighter_than_the_data(values: list[datetime]):
+def test_bounds_of_times_are_never_tighter_than_the_data(values: list[datetime]) -> None:
     told = statistics(pa.table({"t": pa.array(values, pa.timestamp("us"))}))
     low = datetime.fromisoformat(told["minValues"]["t"])
     high = datetime.fromisoformat(told["maxValues"]["t"])

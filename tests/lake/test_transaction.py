@@ -52,13 +52,13 @@ def content(table: Table) -> Counter[tuple[int, str | None]]:
     return Counter(pl.read_delta(table.root).select("id", "p").iter_rows())
 
 
-def test_a_second_engine_reads_what_was_committed(tmp_path: Path):
+def test_a_second_engine_reads_what_was_committed(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1, 2], "b/c:%+ é": [3], None: [4]}))
     assert content(table) == Counter([(1, "a"), (2, "a"), (3, "b/c:%+ é"), (4, None)])
 
 
-def test_replace_takes_exactly_the_touched_partitions(tmp_path: Path):
+def test_replace_takes_exactly_the_touched_partitions(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1], "b": [2]}))
     before = {f.path for f in table.snapshot().select(p={"b"}).files}
@@ -67,7 +67,7 @@ def test_replace_takes_exactly_the_touched_partitions(tmp_path: Path):
     assert {f.path for f in table.snapshot().select(p={"b"}).files} == before
 
 
-def test_a_pinned_version_stays(tmp_path: Path):
+def test_a_pinned_version_stays(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     first = commit(table, staged(table, {"a": [1]})).version
     commit(table, staged(table, {"a": [2]}), replace="all")
@@ -77,7 +77,7 @@ def test_a_pinned_version_stays(tmp_path: Path):
         table.snapshot(99)
 
 
-def test_a_transaction_lands_once(tmp_path: Path):
+def test_a_transaction_lands_once(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     first = commit(table, staged(table, {"a": [1]}), transaction=Transaction("app", 7))
     again = commit(table, staged(table, {"a": [1]}), transaction=Transaction("app", 7))
@@ -88,7 +88,7 @@ def test_a_transaction_lands_once(tmp_path: Path):
     assert content(table) == Counter({(1, "a"): 2})
 
 
-def test_of_writers_that_race_with_one_transaction_one_lands(tmp_path: Path):
+def test_of_writers_that_race_with_one_transaction_one_lands(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     files = [staged(table, {"a": [n]}) for n in range(6)]
     with ThreadPoolExecutor(6) as threads:
@@ -99,7 +99,7 @@ def test_of_writers_that_race_with_one_transaction_one_lands(tmp_path: Path):
     assert content(table).total() == 1
 
 
-def test_writers_that_race_with_transactions_of_their_own_all_land(tmp_path: Path):
+def test_writers_that_race_with_transactions_of_their_own_all_land(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     files = [staged(table, {"a": [n]}) for n in range(4)]
     with ThreadPoolExecutor(4) as threads:
@@ -108,7 +108,7 @@ def test_writers_that_race_with_transactions_of_their_own_all_land(tmp_path: Pat
     assert content(table) == Counter((n, "a") for n in range(4))
 
 
-def test_racing_replacements_leave_one_of_them(tmp_path: Path):
+def test_racing_replacements_leave_one_of_them(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [0]}))
     files = [staged(table, {"a": [n]}) for n in range(1, 5)]
@@ -117,7 +117,9 @@ def test_racing_replacements_leave_one_of_them(tmp_path: Path):
     assert content(table).total() == 1
 
 
-def test_a_writer_that_always_loses_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_writer_that_always_loses_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = new_table(tmp_path)
     files = staged(table, {"a": [1]})
     plan = Table.open
@@ -138,7 +140,7 @@ def test_a_writer_that_always_loses_says_so(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("fault", ["gone", "size", "outside", "twice"])
-def test_files_that_must_not_be_committed_are_refused(tmp_path: Path, fault: str):
+def test_files_that_must_not_be_committed_are_refused(tmp_path: Path, fault: str) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1]}))
     files = staged(table, {"a": [2]})
@@ -155,7 +157,7 @@ def test_files_that_must_not_be_committed_are_refused(tmp_path: Path, fault: str
     assert content(table) == Counter([(1, "a")])
 
 
-def test_a_file_of_another_schema_or_place_is_refused(tmp_path: Path):
+def test_a_file_of_another_schema_or_place_is_refused(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     (Path(table.root) / "x" / "p=a").mkdir(parents=True)
     pq.write_table(pa.table({"id": ["text"]}), f"{table.root}/x/p=a/f.parquet")
@@ -169,7 +171,7 @@ def test_a_file_of_another_schema_or_place_is_refused(tmp_path: Path):
         data_file(table.root, "x/p=a/broken.parquet", SCHEMA, ("p",))
 
 
-def test_create_is_repeatable_and_refuses_another_schema(tmp_path: Path):
+def test_create_is_repeatable_and_refuses_another_schema(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     table.create(SCHEMA, ["p"])
     assert table.snapshot().version == 0
@@ -179,7 +181,7 @@ def test_create_is_repeatable_and_refuses_another_schema(tmp_path: Path):
         table.create(SCHEMA, [])
 
 
-def test_files_are_chosen_by_partition_only(tmp_path: Path):
+def test_files_are_chosen_by_partition_only(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1], "b": [2, 3]}))
     assert table.snapshot().select(p={"b"}).rows == 2
@@ -188,7 +190,7 @@ def test_files_are_chosen_by_partition_only(tmp_path: Path):
         table.snapshot().select(id={"1"})
 
 
-def test_tables_that_plain_parquet_misreads_are_refused(tmp_path: Path):
+def test_tables_that_plain_parquet_misreads_are_refused(tmp_path: Path) -> None:
     root = str(tmp_path / "cm")
     DeltaTable.create(
         root,
@@ -200,12 +202,12 @@ def test_tables_that_plain_parquet_misreads_are_refused(tmp_path: Path):
         Lake(tmp_path).table("cm").snapshot()
 
 
-def test_a_table_that_is_not_there_is_named(tmp_path: Path):
+def test_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableNotFoundError, match="table clean: is not in the lake"):
         Lake(tmp_path).table("clean").snapshot()
 
 
-def test_vacuum_takes_orphans_and_leaves_the_table(tmp_path: Path):
+def test_vacuum_takes_orphans_and_leaves_the_table(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1]}))
     orphans = {file.path for file in staged(table, {"a": [2], "b": [3]})}
@@ -215,7 +217,7 @@ def test_vacuum_takes_orphans_and_leaves_the_table(tmp_path: Path):
     assert not any((Path(table.root) / path).exists() for path in orphans)
 
 
-def test_history_keeps_what_the_writer_noted(tmp_path: Path):
+def test_history_keeps_what_the_writer_noted(tmp_path: Path) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1]}), notes={"why": "first"})
     commit(table, staged(table, {"a": [1]}))
@@ -234,7 +236,7 @@ partitions = st.dictionaries(
 def test_a_table_is_what_its_commits_say(
     tmp_path_factory: pytest.TempPathFactory,
     steps: list[tuple[dict[str | None, list[int]], bool, int]],
-):
+) -> None:
     table = new_table(tmp_path_factory.mktemp("lake"))
     expected: dict[str | None, list[int]] = {}
     last = 0
@@ -273,7 +275,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("moment", "after"), [("before", 1), ("after", 2)])
-def test_a_killed_writer_leaves_the_old_or_the_new_table(tmp_path: Path, moment: str, after: int):
+def test_a_killed_writer_leaves_the_old_or_the_new_table(
+    tmp_path: Path, moment: str, after: int
+) -> None:
     table = new_table(tmp_path)
     commit(table, staged(table, {"a": [1]}), transaction=Transaction("app", 1))
     killed = subprocess.run(

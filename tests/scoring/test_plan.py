@@ -27,7 +27,7 @@ def test_each_row_group_is_in_one_task_of_its_period(
     tmp_path_factory: pytest.TempPathFactory,
     layout: dict[tuple[str, str], list[int]],
     rows_per_task: int,
-):
+) -> None:
     table = Lake(tmp_path_factory.mktemp("lake")).table("features")
     table.create(SCHEMA, ["split", "period"])
     files = []

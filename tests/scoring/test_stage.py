@@ -28,7 +28,9 @@ def keys_of(lake: Lake, table: str) -> Counter[tuple[object, ...]]:
     return Counter(pl.read_delta(lake.table(table).root).select(KEYS).iter_rows())
 
 
-def test_predictions_are_the_models_own_for_every_key(spark: SparkSession, trained_lake: Lake):
+def test_predictions_are_the_models_own_for_every_key(
+    spark: SparkSession, trained_lake: Lake
+) -> None:
     pipeline = small_pipeline(Path(trained_lake.root))
     outcome = score(spark, pipeline, trained_lake)
     bundle, version = load_registered(trained_lake, "flights", "champion")
@@ -52,7 +54,7 @@ def test_predictions_are_the_models_own_for_every_key(spark: SparkSession, train
     assert scored["scored_at"].n_unique() == 1
 
 
-def test_scoring_again_commits_nothing_and_says_so(spark: SparkSession, trained_lake: Lake):
+def test_scoring_again_commits_nothing_and_says_so(spark: SparkSession, trained_lake: Lake) -> None:
     pipeline = small_pipeline(Path(trained_lake.root))
     first = score(spark, pipeline, trained_lake)
     again = score(spark, pipeline, trained_lake)
@@ -62,7 +64,9 @@ def test_scoring_again_commits_nothing_and_says_so(spark: SparkSession, trained_
     assert "nothing to commit" in again.note
 
 
-def test_new_rows_are_scored_with_the_champions_spec(spark: SparkSession, trained_lake: Lake):
+def test_new_rows_are_scored_with_the_champions_spec(
+    spark: SparkSession, trained_lake: Lake
+) -> None:
     root = Path(trained_lake.root)
     pipeline = small_pipeline(root)
     score(spark, pipeline, trained_lake)
@@ -84,7 +88,7 @@ def test_new_rows_are_scored_with_the_champions_spec(spark: SparkSession, traine
 
 def test_a_damaged_row_group_fails_the_run_and_leaves_the_table(
     spark: SparkSession, trained_lake: Lake
-):
+) -> None:
     pipeline = small_pipeline(Path(trained_lake.root))
     bundle, _ = load_registered(trained_lake, "flights", "champion")
     victim = Path(trained_lake.table(bundle.spec.table).snapshot().uris()[-1])
@@ -98,7 +102,7 @@ def test_a_damaged_row_group_fails_the_run_and_leaves_the_table(
     assert [path.name for path in Path(predictions.root).iterdir()] == ["_delta_log"]
 
 
-def test_features_of_another_spec_are_refused(spark: SparkSession, trained_lake: Lake):
+def test_features_of_another_spec_are_refused(spark: SparkSession, trained_lake: Lake) -> None:
     other = small_pipeline(Path(trained_lake.root), "features.categorical.carrier.minimum_count=9")
     _, spec = featurize(spark, other, trained_lake)
     bundle, _ = load_registered(trained_lake, "flights", "champion")
@@ -109,7 +113,7 @@ def test_features_of_another_spec_are_refused(spark: SparkSession, trained_lake:
 
 def test_a_champion_of_another_spec_scores_its_own_features(
     spark: SparkSession, trained_lake: Lake
-):
+) -> None:
     other = small_pipeline(
         Path(trained_lake.root), "features.categorical.carrier.minimum_count=9", "train.epochs=2"
     )
@@ -124,7 +128,7 @@ def test_a_champion_of_another_spec_scores_its_own_features(
     assert outcome.rows_out == outcome.rows_in
 
 
-def test_a_model_that_is_not_registered_is_named(spark: SparkSession, trained_lake: Lake):
+def test_a_model_that_is_not_registered_is_named(spark: SparkSession, trained_lake: Lake) -> None:
     pipeline = small_pipeline(Path(trained_lake.root), "score.model=7")
     with pytest.raises(ModelError, match="7"):
         score(spark, pipeline, trained_lake)
