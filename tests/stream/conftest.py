@@ -4,10 +4,8 @@ import threading
 import time
 
 import pytest
-from pyspark.sql import SparkSession
 
 import pipeline.stream.bridge  # noqa: F401 - before any test module imports Petastorm
-from pipeline.session import spark_session
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +28,3 @@ def stream_threads() -> set[threading.Thread]:
 def _is_sparks(thread: threading.Thread) -> bool:
     target = getattr(thread, "_target", None)
     return (getattr(target, "__module__", "") or "").startswith(("py4j", "pyspark", "socketserver"))
-
-
-@pytest.fixture(scope="session")
-def spark_for_petastorm() -> SparkSession:
-    return spark_session("tests")

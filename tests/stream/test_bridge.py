@@ -74,7 +74,11 @@ def read(url: Any, groups: int = 12, **settings: Any) -> dict[str, np.ndarray]:
 
     The dummy pool keeps the order of the row groups; the others do not always.
     """
-    chosen = {"num_epochs": None, "shuffle_row_groups": False, "reader_pool_type": "dummy"}
+    chosen: dict[str, Any] = {
+        "num_epochs": None,
+        "shuffle_row_groups": False,
+        "reader_pool_type": "dummy",
+    }
     chosen |= {"workers_count": 2, **settings}
     with make_batch_reader(url, **chosen) as reader:
         batches = list(islice(reader, groups))
@@ -223,18 +227,18 @@ def example(row_id: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def dataset_url(spark_for_petastorm: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
+def dataset_url(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A data set written as Petastorm's documentation says, rows encoded on the executors."""
     url = f"file://{tmp_path_factory.mktemp('petastorm')}/dataset"
-    context = spark_for_petastorm.sparkContext
+    context = spark.sparkContext
     register_pickle_by_value(sys.modules[__name__])  # executors cannot import the tests
-    with materialize_dataset(spark_for_petastorm, url, Schema, row_group_size_mb=1):
+    with materialize_dataset(spark, url, Schema, row_group_size_mb=1):
         rows = (
             context.parallelize(range(30), 2)
             .map(example)
             .map(lambda row: dict_to_spark_row(Schema, row))
         )
-        frame = spark_for_petastorm.createDataFrame(rows, Schema.as_spark_schema())
+        frame = spark.createDataFrame(rows, Schema.as_spark_schema())
         frame.write.parquet(url)
     return url
 

@@ -26,19 +26,19 @@ def write_column(folder: Path, values: pa.Array) -> list[str]:
     return [str(path)]
 
 
-def test_a_file_that_is_not_there_is_named(files: list[str]):
+def test_a_file_that_is_not_there_is_named(files: list[str]) -> None:
     Path(files[2]).unlink()
     with pytest.raises(RowGroupError, match=r"part-002.parquet, footer: FileNotFoundError"):
         row_groups_of(files)
 
 
-def test_a_file_without_a_footer_is_named(files: list[str]):
+def test_a_file_without_a_footer_is_named(files: list[str]) -> None:
     Path(files[1]).write_bytes(b"PAR1 and nothing else")
     with pytest.raises(RowGroupError, match=r"part-001.parquet, footer"):
         Stream(files, IDS, rows_per_batch=8)
 
 
-def test_a_corrupt_page_is_an_error_naming_file_and_row_group(tmp_path: Path):
+def test_a_corrupt_page_is_an_error_naming_file_and_row_group(tmp_path: Path) -> None:
     files = write_files(tmp_path, [[2000] * 3])
     column = pq.ParquetFile(files[0]).metadata.row_group(1).column(0)
     content = bytearray(Path(files[0]).read_bytes())
@@ -50,21 +50,23 @@ def test_a_corrupt_page_is_an_error_naming_file_and_row_group(tmp_path: Path):
         drain(stream.epoch(0))
 
 
-def test_a_file_that_vanishes_after_the_footers_were_read_is_named(files: list[str]):
+def test_a_file_that_vanishes_after_the_footers_were_read_is_named(files: list[str]) -> None:
     stream = Stream(files, IDS, rows_per_batch=8)
     Path(files[3]).unlink()
     with pytest.raises(RowGroupError, match=r"part-003.parquet, row group \d: FileNotFoundError"):
         drain(stream.epoch(0))
 
 
-def test_a_file_that_shrank_after_the_footers_were_read_is_named(files: list[str]):
+def test_a_file_that_shrank_after_the_footers_were_read_is_named(files: list[str]) -> None:
     stream = Stream(files, IDS, rows_per_batch=8, shuffle=False)
     write_files(Path(files[0]).parent, [[20, 19, *[20] * 8]])
     with pytest.raises(RowGroupError, match=r"row group 1: 19 rows, but 20"):
         drain(stream.epoch(0))
 
 
-def test_rows_before_a_broken_row_group_are_delivered_and_then_the_error_comes(files: list[str]):
+def test_rows_before_a_broken_row_group_are_delivered_and_then_the_error_comes(
+    files: list[str],
+) -> None:
     stream = Stream(files, IDS, rows_per_batch=20, shuffle=False)
     Path(files[1]).unlink()
     batches = stream.epoch(0)
@@ -73,7 +75,7 @@ def test_rows_before_a_broken_row_group_are_delivered_and_then_the_error_comes(f
         next(batches)
 
 
-def test_a_missing_column_is_named_with_those_that_are_there(files: list[str]):
+def test_a_missing_column_is_named_with_those_that_are_there(files: list[str]) -> None:
     with pytest.raises(SchemaError, match=r"part-000.parquet: column 'dep_time': missing.*'num_a'"):
         Stream(files, BatchLayout(scalars={"x": "dep_time"}), rows_per_batch=8)
 
@@ -86,18 +88,20 @@ def test_a_missing_column_is_named_with_those_that_are_there(files: list[str]):
         (BatchLayout(strings=("num_a",)), "column 'num_a': of type float"),
     ],
 )
-def test_a_column_of_a_wrong_type_is_named(files: list[str], layout: BatchLayout, problem: str):
+def test_a_column_of_a_wrong_type_is_named(
+    files: list[str], layout: BatchLayout, problem: str
+) -> None:
     with pytest.raises(SchemaError, match=problem):
         Stream(files, layout, rows_per_batch=8)
 
 
-def test_a_retyped_column_in_one_of_the_files_is_named(files: list[str]):
+def test_a_retyped_column_in_one_of_the_files_is_named(files: list[str]) -> None:
     pq.write_table(pa.table({"id": ["one", "two"]}), files[2])
     with pytest.raises(SchemaError, match=r"part-002.parquet: column 'id': of type string"):
         Stream(files, IDS, rows_per_batch=8)
 
 
-def test_a_list_is_refused_as_a_scalar(tmp_path: Path):
+def test_a_list_is_refused_as_a_scalar(tmp_path: Path) -> None:
     files = write_column(tmp_path, pa.array([[1.0, 2.0]] * 5))
     with pytest.raises(SchemaError, match="a list, asked for as a scalar"):
         Stream(files, BatchLayout(scalars={"x": "x"}), rows_per_batch=8)
@@ -106,7 +110,7 @@ def test_a_list_is_refused_as_a_scalar(tmp_path: Path):
 @pytest.mark.parametrize(
     "values", [[1.0] * 15 + [None], [[1.0, 2.0]] * 15 + [[1.0, None]], [[1.0, 2.0]] * 15 + [None]]
 )
-def test_a_null_in_a_dense_column_names_file_and_column(tmp_path: Path, values: list[Any]):
+def test_a_null_in_a_dense_column_names_file_and_column(tmp_path: Path, values: list[Any]) -> None:
     files = write_column(tmp_path, pa.array(values))
     stream = Stream(files, BatchLayout(matrices={"x": ("x",)}), rows_per_batch=8)
     where = r"column.parquet, row group 1, column 'x': 1 of "
@@ -114,14 +118,14 @@ def test_a_null_in_a_dense_column_names_file_and_column(tmp_path: Path, values: 
         list(stream.epoch(0))
 
 
-def test_lists_of_changing_length_are_named(tmp_path: Path):
+def test_lists_of_changing_length_are_named(tmp_path: Path) -> None:
     files = write_column(tmp_path, pa.array([[1.0, 2.0]] * 15 + [[1.0]]))
     stream = Stream(files, BatchLayout(matrices={"x": ("x",)}), rows_per_batch=8)
     with pytest.raises(SchemaError, match=r"row group 1, column 'x': lists of 1 to 2 values"):
         list(stream.epoch(0))
 
 
-def test_an_empty_layout_is_refused():
+def test_an_empty_layout_is_refused() -> None:
     with pytest.raises(PlanError, match="no column"):
         BatchLayout()
     with pytest.raises(PlanError, match="no column"):
@@ -132,7 +136,7 @@ def test_an_empty_layout_is_refused():
 
 def test_any_exception_of_a_worker_names_file_and_row_group_and_leaves_no_thread(
     files: list[str], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     before = stream_threads()
 
     def broken(*_args: Any):
@@ -145,7 +149,7 @@ def test_any_exception_of_a_worker_names_file_and_row_group_and_leaves_no_thread
     assert stream_threads() == before
 
 
-def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]):
+def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]) -> None:
     before = stream_threads()
     stream = Stream(files, IDS, rows_per_batch=8, shuffle_window_rows=16, workers_count=3)
     batches = stream.epoch(0)
@@ -156,7 +160,9 @@ def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]):
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
-def test_an_exception_in_the_consumer_leaves_no_thread(files: list[str], kind: type[BaseException]):
+def test_an_exception_in_the_consumer_leaves_no_thread(
+    files: list[str], kind: type[BaseException]
+) -> None:
     before = stream_threads()
 
     def consume() -> None:
@@ -169,7 +175,7 @@ def test_an_exception_in_the_consumer_leaves_no_thread(files: list[str], kind: t
     assert stream_threads() == before
 
 
-def test_breaking_out_of_an_epoch_and_beginning_the_next_leaves_no_thread(files: list[str]):
+def test_breaking_out_of_an_epoch_and_beginning_the_next_leaves_no_thread(files: list[str]) -> None:
     before = stream_threads()
     with Stream(files, IDS, rows_per_batch=8, shuffle_window_rows=16) as stream:
         abandoned = stream.epoch(0)

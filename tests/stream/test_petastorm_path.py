@@ -23,7 +23,9 @@ def stream(tmp_path: Path):
         yield stream
 
 
-def test_without_petastorms_iteration_no_row_comes(stream: Stream, monkeypatch: pytest.MonkeyPatch):
+def test_without_petastorms_iteration_no_row_comes(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def ends(_self: Any):
         raise StopIteration
 
@@ -34,13 +36,15 @@ def test_without_petastorms_iteration_no_row_comes(stream: Stream, monkeypatch: 
 
 def test_without_petastorms_ventilator_no_row_comes(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(ConcurrentVentilator, "_ventilate", lambda _self: None)
     with pytest.raises(StreamError, match="the ventilator ended after 0 of"):
         next(stream.epoch(0))
 
 
-def test_without_petastorms_reader_no_row_comes(stream: Stream, monkeypatch: pytest.MonkeyPatch):
+def test_without_petastorms_reader_no_row_comes(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_args: Any, **_kwargs: Any):
         raise RuntimeError("sabotaged")
 
@@ -51,8 +55,9 @@ def test_without_petastorms_reader_no_row_comes(stream: Stream, monkeypatch: pyt
 
 def test_every_block_is_ventilated_and_read_by_petastorm_exactly_once(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
-):
-    ventilated, read = [], []
+) -> None:
+    ventilated: list[int] = []
+    read: list[int] = []
     ventilator_start, reader_next = ConcurrentVentilator.start, Reader.__next__
 
     def start(self: Any):
@@ -72,6 +77,6 @@ def test_every_block_is_ventilated_and_read_by_petastorm_exactly_once(
     assert sum(read) == 200
 
 
-def test_reader_and_worker_are_petastorms():
+def test_reader_and_worker_are_petastorms() -> None:
     assert issubclass(PlanReader, Reader)
     assert issubclass(RowGroupWorker, WorkerBase)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def rows_of(plan: EpochPlan) -> list[tuple[int, int]]:
 @given(row_counts, settings_and_ranks(), st.integers(0, 3))
 def test_every_row_is_planned_exactly_once_over_all_ranks(
     counts: Counts, chosen: tuple[PlanSettings, int], epoch: int
-):
+) -> None:
     settings, world_size = chosen
     planned = Counter(
         r for plan in plans(counts, settings, world_size, epoch) for r in rows_of(plan)
@@ -68,7 +69,7 @@ def test_every_row_is_planned_exactly_once_over_all_ranks(
 @given(row_counts, settings_and_ranks())
 def test_ranks_take_equal_steps_and_shards_are_equal_within_a_row(
     counts: Counts, chosen: tuple[PlanSettings, int]
-):
+) -> None:
     settings, world_size = chosen
     made = plans(counts, settings, world_size)
     lengths = [rows for plan in made for rows in plan.shard_rows]
@@ -83,7 +84,7 @@ def test_ranks_take_equal_steps_and_shards_are_equal_within_a_row(
 @given(row_counts, settings_and_ranks())
 def test_a_shard_has_the_same_items_whatever_the_world_size(
     counts: Counts, chosen: tuple[PlanSettings, int]
-):
+) -> None:
     settings, world_size = chosen
     alone = plans(counts, settings, 1)[0].items
     shared = [item for plan in plans(counts, settings, world_size) for item in plan.items]
@@ -93,7 +94,7 @@ def test_a_shard_has_the_same_items_whatever_the_world_size(
 @given(row_counts, settings_and_ranks())
 def test_items_come_window_by_window_and_without_gaps(
     counts: Counts, chosen: tuple[PlanSettings, int]
-):
+) -> None:
     settings, world_size = chosen
     for plan in plans(counts, settings, world_size):
         windows = [item.first_row // settings.rows_per_shard_window for item in plan.items]
@@ -108,7 +109,7 @@ def test_items_come_window_by_window_and_without_gaps(
 @given(row_counts, settings_and_ranks(), st.integers(0, 50))
 def test_a_resumed_plan_is_the_rest_from_the_windows_beginning(
     counts: Counts, chosen: tuple[PlanSettings, int], step: int
-):
+) -> None:
     settings, world_size = chosen
     step = min(step, steps_per_epoch(int(counts.sum()), settings))
     skipped = step // settings.steps_per_window * settings.rows_per_shard_window
@@ -125,7 +126,7 @@ def shard_rows(plan: EpochPlan, shard: int) -> list[tuple[int, int]]:
 
 
 @given(row_counts, settings_and_ranks())
-def test_drop_last_keeps_whole_steps_only(counts: Counts, chosen: tuple[PlanSettings, int]):
+def test_drop_last_keeps_whole_steps_only(counts: Counts, chosen: tuple[PlanSettings, int]) -> None:
     settings, world_size = chosen
     dropping = PlanSettings(
         rows_per_batch=settings.rows_per_batch,
@@ -137,7 +138,7 @@ def test_drop_last_keeps_whole_steps_only(counts: Counts, chosen: tuple[PlanSett
     assert counts.sum() - planned < settings.rows_per_batch + settings.canonical_shards
 
 
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     counts = np.full(100, 5, np.int64)
 
     def order(seed: int, epoch: int) -> list[int]:
@@ -149,7 +150,7 @@ def test_epochs_and_seeds_have_orders_of_their_own():
     assert len({tuple(o) for o in orders}) == 4
 
 
-def test_windows_have_orders_of_their_own():
+def test_windows_have_orders_of_their_own() -> None:
     settings = PlanSettings(rows_per_batch=8, canonical_shards=2, seed=0)
     orders = {
         tuple(window_order(settings, epoch, shard, window, 50))
@@ -162,11 +163,11 @@ def test_windows_have_orders_of_their_own():
 
 
 @pytest.mark.parametrize(("batch", "shards"), [(4096, 8), (12, 4), (6, 2), (7, 1), (1, 1)])
-def test_canonical_shards_depend_on_the_global_batch_alone(batch: int, shards: int):
+def test_canonical_shards_depend_on_the_global_batch_alone(batch: int, shards: int) -> None:
     assert default_canonical_shards(batch) == shards
 
 
-def test_ranks_that_do_not_divide_the_shards_are_told_which_do():
+def test_ranks_that_do_not_divide_the_shards_are_told_which_do() -> None:
     settings = PlanSettings(rows_per_batch=4096, canonical_shards=8)
     with pytest.raises(PlanError, match=r"3 does not divide the 8 .*\[1, 2, 4, 8\]"):
         check_ranks(settings, 0, 3)
@@ -184,13 +185,13 @@ def test_ranks_that_do_not_divide_the_shards_are_told_which_do():
         ("seed", -1),
     ],
 )
-def test_a_setting_out_of_range_is_named(setting: str, value: int):
-    chosen = {"rows_per_batch": 8, "canonical_shards": 2, setting: value}
+def test_a_setting_out_of_range_is_named(setting: str, value: int) -> None:
+    chosen: dict[str, Any] = {"rows_per_batch": 8, "canonical_shards": 2, setting: value}
     with pytest.raises(PlanError, match=setting):
         PlanSettings(**chosen)
 
 
-def test_planning_a_resumed_epoch_of_100000_row_groups_takes_under_two_seconds():
+def test_planning_a_resumed_epoch_of_100000_row_groups_takes_under_two_seconds() -> None:
     counts = np.full(100_000, 1_000, np.int64)
     settings = PlanSettings(rows_per_batch=4096, canonical_shards=8)
     start = time.process_time()

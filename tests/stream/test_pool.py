@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from typing import Any
 
 import pytest
 from petastorm.workers_pool import EmptyResultError
@@ -40,7 +41,7 @@ def start(
     return pool
 
 
-def drain(pool: OrderedPool) -> list:
+def drain(pool: OrderedPool) -> list[Any]:
     results = []
     try:
         while True:
@@ -53,17 +54,17 @@ def drain(pool: OrderedPool) -> list:
 
 
 @pytest.mark.parametrize("workers_count", [1, 2, 4, 8])
-def test_results_come_in_the_order_of_ventilation(workers_count: int):
+def test_results_come_in_the_order_of_ventilation(workers_count: int) -> None:
     items = [{"number": number} for number in range(200)]
     assert drain(start(items, workers_count=workers_count)) == [(n, 0) for n in range(200)]
 
 
-def test_an_item_may_have_no_result_or_several():
+def test_an_item_may_have_no_result_or_several() -> None:
     items = [{"number": n, "results": n % 3} for n in range(30)]
     assert drain(start(items)) == [(n, part) for n in range(30) for part in range(n % 3)]
 
 
-def test_no_more_items_are_in_flight_than_allowed():
+def test_no_more_items_are_in_flight_than_allowed() -> None:
     pool = start([{"number": number} for number in range(100)], items_in_flight=6)
     for _ in range(10):
         pool.get_results()
@@ -74,7 +75,7 @@ def test_no_more_items_are_in_flight_than_allowed():
     assert len(drain(pool)) == 90
 
 
-def test_a_workers_exception_comes_at_its_items_place_and_ends_all_threads():
+def test_a_workers_exception_comes_at_its_items_place_and_ends_all_threads() -> None:
     before = threading.active_count()
     pool = start([{"number": number} for number in range(50)], BrokenWorker)
     assert [pool.get_results() for _ in range(5)] == [0, 1, 2, 3, 4]
@@ -83,7 +84,7 @@ def test_a_workers_exception_comes_at_its_items_place_and_ends_all_threads():
     assert threading.active_count() == before
 
 
-def test_a_ventilator_that_ends_early_is_an_error_and_no_short_epoch():
+def test_a_ventilator_that_ends_early_is_an_error_and_no_short_epoch() -> None:
     pool = start([{"number": number} for number in range(7)], planned=9)
     assert [pool.get_results() for _ in range(7)]
     with pytest.raises(StreamError, match="after 7 of 9 planned items"):
@@ -92,7 +93,7 @@ def test_a_ventilator_that_ends_early_is_an_error_and_no_short_epoch():
     pool.join()
 
 
-def test_stopping_wakes_a_ventilator_that_waits_for_room():
+def test_stopping_wakes_a_ventilator_that_waits_for_room() -> None:
     pool = start([{"number": number} for number in range(1000)], items_in_flight=1)
     pool.get_results()
     pool.stop()
@@ -101,5 +102,5 @@ def test_stopping_wakes_a_ventilator_that_waits_for_room():
         drain(pool)
 
 
-def test_an_empty_plan_ends_at_once():
+def test_an_empty_plan_ends_at_once() -> None:
     assert drain(start([])) == []

@@ -38,7 +38,9 @@ def files(tmp_path_factory: pytest.TempPathFactory):
     return write_files(tmp_path_factory.mktemp("rows"), [[9] * 12] * 10)
 
 
-def test_a_hundred_epochs_deliver_every_id_exactly_once_over_1_2_and_4_ranks(files: list[str]):
+def test_a_hundred_epochs_deliver_every_id_exactly_once_over_1_2_and_4_ranks(
+    files: list[str],
+) -> None:
     expected = Counter(range(ROWS))
     for world_size in (1, 2, 4):
         streams = [
@@ -80,7 +82,7 @@ def test_any_layout_is_delivered_exactly_once_also_when_resumed(  # noqa: PLR091
     window: int,
     shuffle: bool,
     data: st.DataObject,
-):
+) -> None:
     files = write_files(tmp_path_factory.mktemp("any"), sizes)
     chosen = {
         "rows_per_batch": 8 * data.draw(st.integers(1, 4)),
@@ -118,7 +120,7 @@ def resumed_steps(
 
 def test_the_order_is_the_same_for_any_worker_count_and_timing(
     files: list[str], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     chosen = {"rows_per_batch": 64, "seed": 3, "shuffle_window_rows": 256}
     expected = epoch_ids(files, workers_count=1, **chosen)
     process = RowGroupWorker.process
@@ -132,14 +134,14 @@ def test_the_order_is_the_same_for_any_worker_count_and_timing(
         assert epoch_ids(files, workers_count=workers_count, **chosen) == expected
 
 
-def test_a_global_step_holds_the_same_rows_for_1_2_4_and_8_ranks(files: list[str]):
+def test_a_global_step_holds_the_same_rows_for_1_2_4_and_8_ranks(files: list[str]) -> None:
     chosen = {"rows_per_batch": 64, "seed": 3, "shuffle_window_rows": 256, "epoch": 2}
     expected = global_steps(files, 1, **chosen)
     for world_size in (2, 4, 8):
         assert global_steps(files, world_size, **chosen) == expected
 
 
-def test_rows_are_shuffled_within_windows_and_row_groups_over_the_epoch(files: list[str]):
+def test_rows_are_shuffled_within_windows_and_row_groups_over_the_epoch(files: list[str]) -> None:
     delivered = flat(epoch_ids(files, rows_per_batch=60, canonical_shards=1))
     displacement = np.abs(np.array(delivered) - np.arange(ROWS)).mean()
     # A full permutation displaces a row by a third of the rows on average.
@@ -147,7 +149,7 @@ def test_rows_are_shuffled_within_windows_and_row_groups_over_the_epoch(files: l
     assert delivered != flat(epoch_ids(files, 1, rows_per_batch=60, canonical_shards=1))
 
 
-def test_without_shuffle_rows_come_in_file_order(files: list[str]):
+def test_without_shuffle_rows_come_in_file_order(files: list[str]) -> None:
     assert flat(epoch_ids(files, rows_per_batch=100, shuffle=False)) == list(range(ROWS))
     ranks = [
         flat(epoch_ids(files, rows_per_batch=100, shuffle=False, rank=rank, world_size=2))
@@ -156,7 +158,9 @@ def test_without_shuffle_rows_come_in_file_order(files: list[str]):
     assert ranks[0] + ranks[1] == list(range(ROWS))
 
 
-def test_resuming_continues_with_what_was_not_delivered_also_with_other_ranks(files: list[str]):
+def test_resuming_continues_with_what_was_not_delivered_also_with_other_ranks(
+    files: list[str],
+) -> None:
     chosen = {"rows_per_batch": 64, "seed": 3, "shuffle_window_rows": 256}
     expected = global_steps(files, 1, **chosen)
     for stop in (0, 1, 3, 4, 5, 16, 17):
@@ -165,7 +169,9 @@ def test_resuming_continues_with_what_was_not_delivered_also_with_other_ranks(fi
             assert resumed_steps(files, state, world_size, **chosen) == expected[stop:]
 
 
-def test_resuming_does_not_read_what_is_skipped(files: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_resuming_does_not_read_what_is_skipped(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen = {"rows_per_batch": 40, "shuffle_window_rows": 40, "canonical_shards": 1}
     state = state_after(files, 24, **chosen)
     read = []
@@ -180,14 +186,14 @@ def test_resuming_does_not_read_what_is_skipped(files: list[str], monkeypatch: p
     assert len(read) <= 15  # of 120
 
 
-def test_a_finished_epochs_state_goes_on_with_the_next(files: list[str]):
+def test_a_finished_epochs_state_goes_on_with_the_next(files: list[str]) -> None:
     chosen = {"rows_per_batch": 100, "canonical_shards": 4}
     state = state_after(files, 11, **chosen)
     assert resumed_steps(files, state, 1, **chosen) == []
     assert resumed_steps(files, state, 1, epoch=1, **chosen) == global_steps(files, 1, 1, **chosen)
 
 
-def test_a_state_in_the_middle_of_an_epoch_refuses_another_epoch(files: list[str]):
+def test_a_state_in_the_middle_of_an_epoch_refuses_another_epoch(files: list[str]) -> None:
     state = state_after(files, 2, rows_per_batch=64)
     with Stream(files, IDS, rows_per_batch=64) as stream:
         stream.load_state_dict(state)
@@ -196,7 +202,7 @@ def test_a_state_in_the_middle_of_an_epoch_refuses_another_epoch(files: list[str
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"rows_per_batch": 32}, {"drop_last": True}])
-def test_a_state_of_other_settings_is_refused(files: list[str], other: dict[str, Any]):
+def test_a_state_of_other_settings_is_refused(files: list[str], other: dict[str, Any]) -> None:
     state = state_after(files, 2, rows_per_batch=64)
     with (
         Stream(files, IDS, **{"rows_per_batch": 64, **other}) as stream,
@@ -205,7 +211,7 @@ def test_a_state_of_other_settings_is_refused(files: list[str], other: dict[str,
         stream.load_state_dict(state)
 
 
-def test_a_state_of_other_data_is_refused(files: list[str]):
+def test_a_state_of_other_data_is_refused(files: list[str]) -> None:
     state = state_after(files, 2, rows_per_batch=64)
     with (
         Stream(files[:-1], IDS, rows_per_batch=64) as stream,
@@ -220,7 +226,7 @@ def test_a_state_of_other_data_is_refused(files: list[str]):
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_few_empty_and_huge_row_groups_work_on_more_ranks_than_row_groups(
     tmp_path: Path, sizes: list[list[int]], shuffle: bool
-):
+) -> None:
     files = write_files(tmp_path, sizes)
     rows = sum(map(sum, sizes))
     ranks = [
@@ -231,7 +237,7 @@ def test_few_empty_and_huge_row_groups_work_on_more_ranks_than_row_groups(
     assert len({len(batches) for batches in ranks}) == 1
 
 
-def test_a_short_last_batch_says_how_many_rows_count(files: list[str]):
+def test_a_short_last_batch_says_how_many_rows_count(files: list[str]) -> None:
     with Stream(files, IDS, rows_per_batch=1000, canonical_shards=4) as stream:
         assert [(b.step, b.rows, len(b.tensors["id"])) for b in stream.epoch(0)] == [
             (0, 1000, 1000),
@@ -240,13 +246,13 @@ def test_a_short_last_batch_says_how_many_rows_count(files: list[str]):
         assert stream.steps_per_epoch == 2
 
 
-def test_drop_last_gives_whole_batches_only(files: list[str]):
+def test_drop_last_gives_whole_batches_only(files: list[str]) -> None:
     batches = epoch_ids(files, rows_per_batch=100, canonical_shards=4, drop_last=True)
     assert [len(batch) for batch in batches] == [100] * 10
     assert len(set(flat(batches))) == 1000
 
 
-def test_tensors_have_the_layouts_shapes_dtypes_and_values(files: list[str]):
+def test_tensors_have_the_layouts_shapes_dtypes_and_values(files: list[str]) -> None:
     layout = BatchLayout(
         matrices={
             "numeric": ("num_a", "num_b"),
@@ -272,7 +278,7 @@ def test_tensors_have_the_layouts_shapes_dtypes_and_values(files: list[str]):
 @pytest.mark.parametrize("list_type", [pa.list_, pa.large_list, lambda t: pa.list_(t, 3)])
 def test_lists_of_fixed_length_become_columns_of_a_matrix(
     tmp_path: Path, list_type: Callable[[pa.DataType], pa.DataType]
-):
+) -> None:
     ids = np.arange(50)
     packed = pa.array([[i, i + 0.25, i + 0.5] for i in ids], list_type(pa.float32()))
     table = pa.table({"id": ids, "packed": packed, "flat": pa.array(-ids * 1.0)})
@@ -289,13 +295,13 @@ def test_lists_of_fixed_length_become_columns_of_a_matrix(
             torch.testing.assert_close(batch.tensors["mixed"], mixed)
 
 
-def test_batches_are_not_overwritten_by_later_ones(files: list[str]):
+def test_batches_are_not_overwritten_by_later_ones(files: list[str]) -> None:
     with Stream(files, IDS, rows_per_batch=64, shuffle_window_rows=64) as stream:
         batches = list(stream.epoch(0))
     assert Counter(i for b in batches for i in ids_of(b)) == Counter(range(ROWS))
 
 
-def test_uris_are_read_as_paths_are(tmp_path: Path):
+def test_uris_are_read_as_paths_are(tmp_path: Path) -> None:
     import fsspec
 
     folder = tmp_path / "with space"
@@ -308,7 +314,7 @@ def test_uris_are_read_as_paths_are(tmp_path: Path):
         assert sorted(flat(epoch_ids([uri], rows_per_batch=8))) == list(range(20))
 
 
-def test_row_groups_are_listed_in_the_order_of_the_files(tmp_path: Path):
+def test_row_groups_are_listed_in_the_order_of_the_files(tmp_path: Path) -> None:
     files = write_files(tmp_path, [[3, 0], [], [5]])
     assert row_groups_of(files) == [
         RowGroup(files[0], 0, 3),
@@ -317,6 +323,8 @@ def test_row_groups_are_listed_in_the_order_of_the_files(tmp_path: Path):
     ]
 
 
-def test_few_row_groups_a_shard_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_few_row_groups_a_shard_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     Stream(write_files(tmp_path, [[10] * 10]), IDS, rows_per_batch=8)
     assert "10 row groups for 8 canonical shards" in caplog.text
