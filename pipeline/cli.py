@@ -24,7 +24,7 @@ EXIT_FAULT = 1
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="lakestorm")
 def main() -> None:
-    """Deep learning on a lake of Parquet: clean, featurize, train, score."""
+    """Deep learning on a lake of Parquet: clean, featurize, train, score, report."""
 
 
 def _pipeline_command(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,6 +88,7 @@ for _name, _does in (
     ("featurize", "Fit the feature spec on the train split; write the table features."),
     ("train", "Train on features; register the model; champion if it beats the present one."),
     ("score", "Score the rows of clean with a registered model; write predictions."),
+    ("report", "Quality, training, calibration and drift on one HTML page."),
 ):
     _add_stage(_name, _does)
 

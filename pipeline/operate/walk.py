@@ -1,4 +1,4 @@
-"""The whole way: clean, featurize, train, score; each stage by its name."""
+"""The whole way: clean, featurize, train, score, report; each stage by its name."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def _score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     return score(spark, pipeline, lake)
 
 
+def _report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+    from pipeline.operate.report.stage import report
+
+    return report(spark, pipeline, lake)
+
+
 Stage = Callable[[SparkSession, Pipeline, Lake], Outcome]
 
 STAGES: dict[str, Stage] = {
@@ -46,6 +52,7 @@ STAGES: dict[str, Stage] = {
     "featurize": _featurize,
     "train": _train,
     "score": _score,
+    "report": _report,
 }
 """Stages by name, in the data's way."""
 

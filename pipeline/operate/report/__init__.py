@@ -1,0 +1,15 @@
+"""The stage `report`: all tables and the model's run, as one page.
+
+The modules:
+
+    inputs.py      what the page is about: tables at pinned versions
+    model.py       the model's run in MLflow: epochs, metrics, provenance
+    quality.py     the measures that `clean` left in the table `quality`
+    bins.py        histograms by quantiles, and the population stability index
+    scores.py      calibration and drift of the scores, aggregated on Spark
+    drift.py       drift of the features, aggregated on Spark
+    charts.py      coordinates of the charts
+    findings.py    what deserves a look, in sentences
+    page.py        all of it into the templates
+    stage.py       measures, renders, and puts the page in its place
+"""

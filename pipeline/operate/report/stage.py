@@ -1,0 +1,109 @@
+"""The stage `report`: quality, training, calibration and drift, as one HTML page in the lake."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from pipeline.config import Pipeline
+from pipeline.errors import LakeError, LakeNotWritableError
+from pipeline.features.transform import TRAIN
+from pipeline.lake import Lake, fingerprint
+from pipeline.operate.report.drift import measure_drift
+from pipeline.operate.report.inputs import Inputs, read_inputs
+from pipeline.operate.report.page import Measured, appearance, render
+from pipeline.operate.report.scores import measure_scores
+from pipeline.outcome import Outcome
+
+FOLDER = "reports"
+ALGORITHM = 1
+"""To be raised when the same inputs would give other figures or charts."""
+
+
+def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+    """Writes `reports/<pipeline>.html`, unless it shows these tables and this model already.
+
+    Args:
+        spark: The session that aggregates predictions and features.
+        pipeline: Names the model, as for `score`.
+        lake: Holds the tables and gets the page.
+
+    Returns:
+        The page, and the predictions that it is about.
+
+    Raises:
+        LakestormError: A table or the model is missing, or the lake cannot be written; the page is
+            as before then.
+    """
+    started = time.monotonic()
+    inputs = read_inputs(pipeline, lake)
+    lake.require_writable()
+    place = f"{FOLDER}/{pipeline.name}.html"
+    page = Path(lake.root) / place
+    mark = fingerprint(algorithm=ALGORITHM, inputs=inputs.fingerprint, looks=appearance())
+    unchanged = _mark_line(mark) in _text(page)
+    if not unchanged:
+        _write(page, render(inputs, _measured(spark, inputs), mark, datetime.now(UTC)))
+    model = inputs.model
+    return Outcome(
+        stage="report",
+        table=place,
+        version=inputs.table("predictions").version,
+        rows_in=inputs.predictions.rows,
+        rows_out=inputs.predictions.rows,
+        seconds=time.monotonic() - started,
+        unchanged=unchanged,
+        note=f"{model.name}@{model.version}: open {page}",
+    )
+
+
+def _measured(spark: SparkSession, inputs: Inputs) -> Measured:
+    train_periods = inputs.features.select(split={TRAIN}).partitions(inputs.spec.period_column)
+    try:
+        return Measured(
+            scores=measure_scores(
+                spark, inputs.predictions, inputs.features, inputs.spec, train_periods
+            ),
+            drift=measure_drift(spark, inputs.features, inputs.spec),
+        )
+    except (Py4JJavaError, PySparkException) as error:
+        raise LakeError(
+            f"tables predictions and {inputs.features.name}",
+            f"could not be read: {str(error).strip().splitlines()[0]}",
+            "The page is as before; see that no file of these versions was removed.",
+        ) from error
+
+
+def _mark_line(mark: str) -> str:
+    return f'<meta name="lakestorm-report" content="{mark}">'
+
+
+def _text(page: Path) -> str:
+    try:
+        return page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""  # none, or not ours: written anew
+
+
+def _write(page: Path, text: str) -> None:
+    """Beside its place, then renamed: a reader sees the old page or the new one."""
+    beside = page.with_name(f".{page.name}.{os.getpid()}")
+    try:
+        page.parent.mkdir(exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(page)
+    except OSError as error:
+        with suppress(OSError):  # the first fault is the one to show
+            beside.unlink(missing_ok=True)
+        raise LakeNotWritableError(
+            f"file {page}",
+            f"cannot be written: {error.strerror or error}",
+            "Make its folder writable, or set `lake` to another one.",
+        ) from error

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.operate.report.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    bar_chart,
+    calibration_chart,
+    line_chart,
+    nice_ticks,
+)
+
+NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
+
+
+@given(NUMBERS, NUMBERS)
+def test_ticks_enclose_the_values_in_even_steps_and_are_few(one: float, other: float) -> None:
+    low, high = min(one, other), max(one, other)
+    ticks = nice_ticks(low, high)
+    slack = 1e-6 * max(1.0, abs(low), abs(high))
+    assert ticks[0] <= low + slack
+    assert ticks[-1] >= high - slack
+    assert 2 <= len(ticks) <= 8
+    assert list(ticks) == sorted(set(ticks))
+
+
+def test_a_missing_value_leaves_a_gap() -> None:
+    chart = line_chart("t", "x", ["a", "b", "c", "d"], {"s": [1.0, math.nan, 2.0, 3.0]})
+    (line,) = chart.lines
+    assert len(line.dots) == 3
+    assert [piece[0] for piece in line.path.split() if piece[0] in "ML"] == ["M", "M", "L"]
+
+
+@given(st.lists(st.floats(0, 1) | st.just(math.nan), max_size=40))
+def test_all_that_is_drawn_lies_in_the_plot(values: list[float]) -> None:
+    labels = [f"2013-{i:02d}" for i in range(len(values))]
+    line = line_chart("t", "x", labels, {"s": values})
+    bar = bar_chart(
+        "t", "x", dict(zip(labels, values, strict=True)), unit="u", levels=((0.1, "m"),)
+    )
+    assert line.empty == bar.empty == all(math.isnan(value) for value in values)
+    for dot in (dot for drawn in line.lines for dot in drawn.dots):
+        assert LEFT <= dot.x <= RIGHT
+        assert TOP <= dot.y <= BOTTOM
+    for drawn in bar.bars:
+        assert LEFT <= drawn.x <= drawn.x + drawn.width <= RIGHT
+        assert TOP <= drawn.y <= BOTTOM
+        assert drawn.y + drawn.height == pytest.approx(BOTTOM, abs=0.06)
+
+
+def test_labels_do_not_run_into_each_other() -> None:
+    labels = [f"2013-{i:03d}" for i in range(365)]
+    chart = bar_chart("t", "x", dict.fromkeys(labels, 1.0), unit="u")
+    gaps = [b.at - a.at for a, b in zip(chart.x_ticks, chart.x_ticks[1:], strict=False)]
+    assert min(gaps) > 8 * 6
+    assert len(chart.bars) == 365
+
+
+def test_charts_of_nothing_are_empty() -> None:
+    assert calibration_chart("t", []).empty
+    assert line_chart("t", "x", [], {"s": []}).empty
+    assert bar_chart("t", "x", {}, unit="u").empty
