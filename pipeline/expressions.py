@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from pyspark.errors import AnalysisException, ParseException, PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -9,59 +11,84 @@ from pyspark.sql.types import DataType
 
 from pipeline.errors import LakestormError
 
+# What makes an expression more than a function of its row. The names are Spark's.
+# Source: org.apache.spark.sql.catalyst.trees.TreePattern.
+REFUSED = {"PLAN_EXPRESSION": "holds a subquery", "CURRENT_LIKE": "asks for the present time"}
 
-def checked_type(frame: DataFrame, text: str, where: str, error: type[LakestormError]) -> DataType:
-    """The type of an expression over a frame's columns.
+
+class Checked(NamedTuple):
+    """An expression that may be used."""
+
+    column: Column
+    """Null where evaluating it is an error, such as a division by zero."""
+    type: DataType
+
+
+def checked(frame: DataFrame, text: str, where: str, error: type[LakestormError]) -> Checked:
+    """Resolves an expression against a frame's columns and nothing else.
+
+    The column stays bound to what it was resolved against. It can be used on this frame, and on
+    one that has further columns beside these: `*` in it does not grow with them.
 
     Args:
-        frame: What the expression may use.
+        frame: The columns that the expression may use.
         text: Spark SQL.
         where: The setting it comes from, for the message.
         error: The error to raise.
 
     Raises:
-        LakestormError: It does not parse, names an unknown column, or is not deterministic.
+        LakestormError: It does not parse, names an unknown column, is not deterministic, or is
+            more than a function of one row: an aggregate, a window, a generator, a subquery.
     """
+    remedy = f"Write Spark SQL over {', '.join(frame.columns)}."
     try:
-        with_it = frame.withColumn("_checked", F.expr(text))
-        # Some faults, such as a wrong argument type, show only when the plan is analysed.
-        deterministic = with_it._jdf.queryExecution().analyzed().deterministic()  # noqa: SLF001
+        selected = frame.select(F.expr(text))
+        plan = selected._jdf.queryExecution().analyzed()  # noqa: SLF001
+        beneath = frame._jdf.queryExecution().analyzed()  # noqa: SLF001
     except (ParseException, AnalysisException) as fault:
-        raise error(
-            where,
-            f"{text!r}: {spark_reason(fault)}",
-            f"Write Spark SQL over {', '.join(visible(frame))}.",
-        ) from fault
-    if not deterministic:
+        raise error(where, f"{text!r}: {spark_reason(fault)}", remedy) from fault
+    # Anything but one expression over each row needs a node of its own between the two.
+    if plan.nodeName() != "Project" or not plan.child().equals(beneath):
+        raise error(where, f"{text!r} is not a function of one row", remedy)
+    if plan.expressions().length() != 1:
+        raise error(where, f"{text!r} is not one column but several", remedy)
+    resolved = plan.expressions().head()
+    if not resolved.deterministic():
         raise error(
             where,
             f"{text!r} is not deterministic",
             "Use no random functions: the same row must give the same answer each time.",
         )
-    return with_it.schema["_checked"].dataType
+    patterns = _jvm(frame).org.apache.spark.sql.catalyst.trees.TreePattern
+    for pattern, problem in REFUSED.items():
+        if resolved.containsPattern(getattr(patterns, pattern)()):
+            raise error(where, f"{text!r} {problem}", remedy)
+    return Checked(_tried(frame, resolved), selected.schema[0].dataType)
 
 
-def tried(frame: DataFrame, text: str) -> Column:
-    """The expression with null in place of an error, such as a division by zero.
+def _tried(frame: DataFrame, resolved: Any) -> Column:
+    """The expression with null in place of an error.
 
     Spark has `try_divide`, `try_cast` and so on, but no general `try`; `TryEval` is what they are
     made of. Source: org.apache.spark.sql.catalyst.expressions.TryEval.
     """
+    # Spark computes what occurs twice in a select once and first: outside of the `try`.
+    frame.sparkSession.conf.set("spark.sql.subexpressionElimination.enabled", "false")
+    if resolved.nodeName() == "Alias":
+        resolved = resolved.child()
+    sql = _jvm(frame).org.apache.spark.sql
+    safe = sql.catalyst.expressions.TryEval(resolved)
+    return Column(sql.classic.ExpressionUtils.column(safe))
+
+
+def _jvm(frame: DataFrame) -> Any:
     jvm = frame.sparkSession._jvm  # noqa: SLF001
     if jvm is None:
         raise RuntimeError("no JVM: lakestorm needs a classic Spark session, not Spark Connect")
-    between = jvm.org.apache.spark.sql.classic.ExpressionUtils
-    parsed = between.expression(F.expr(text)._jc)  # noqa: SLF001
-    safe = jvm.org.apache.spark.sql.catalyst.expressions.TryEval(parsed)
-    return Column(between.column(safe))
+    return jvm
 
 
 def spark_reason(error: PySparkException) -> str:
     """Spark's message in one line, less its error class, SQL state and plan."""
     text = " ".join(str(error).split("SQLSTATE")[0].split())
     return (text.partition("] ")[2] or text).rstrip("(. ")
-
-
-def visible(frame: DataFrame) -> list[str]:
-    """The columns that a user knows: ours begin with an underscore."""
-    return [name for name in frame.columns if not name.startswith("_")]

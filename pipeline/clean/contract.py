@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from pyspark.sql import Column as SparkColumn
@@ -14,14 +15,15 @@ from pipeline.config import Column
 
 REASONS = "_reasons"
 UNREADABLE = "_unreadable"
-WHOLE_NUMBERS = frozenset({"int", "bigint"})
+WHOLE_NUMBERS = {"int": 2.0**31, "bigint": 2.0**63}  # the first number too large
 
 
 def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
     """Casts each column and notes what did not cast.
 
-    A value that does not cast becomes null, its text goes to `UNREADABLE`. NaN counts as missing.
-    A fraction does not cast to a whole number.
+    A value that does not cast becomes null, its text goes to `UNREADABLE`; so does the text of a
+    line that does not parse, under `MALFORMED`. NaN counts as missing. A fraction does not cast to
+    a whole number, nor a number to one too small to hold it.
 
     Args:
         raw: The contract's columns as stored, with `FILE`, `POSITION` and `MALFORMED`.
@@ -41,13 +43,12 @@ def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
         for name, column in columns.items()
         if column.required
     ]
-    malformed = F.when(F.col(MALFORMED), F.lit("malformed"))
+    is_malformed = F.col(MALFORMED).isNotNull()
+    malformed = F.when(is_malformed, F.lit("malformed"))
     texts = F.array_compact(
         F.array(
-            *(
-                F.when(fails, F.struct(F.lit(name), F.col(name).cast("string")))
-                for name, fails in failed.items()
-            )
+            F.when(is_malformed, _entry(MALFORMED)),
+            *(F.when(fails, _entry(name)) for name, fails in failed.items()),
         )
     )
     return raw.select(
@@ -59,6 +60,11 @@ def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
     )
 
 
+def _entry(column: str) -> SparkColumn:
+    """A column's name and text, for the map `UNREADABLE`."""
+    return F.struct(F.lit(column).alias("key"), F.col(column).cast("string").alias("value"))
+
+
 def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn]:
     """The typed value, and whether a value was there that did not cast."""
     raw = F.col(stored.name)
@@ -67,8 +73,12 @@ def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn
     value = raw.try_cast(column.type)
     fails = raw.isNotNull() & value.isNull()
     if column.type in WHOLE_NUMBERS and isinstance(stored.dataType, FractionalType):
-        is_fraction = F.coalesce(raw != F.floor(raw), F.lit(False))
-        fails, value = fails | is_fraction, F.when(~is_fraction, value)
+        limit = WHOLE_NUMBERS[column.type]
+        # Spark casts 2^63 to 2^63 - 1: rounded to a double, they are the same.
+        misfit = F.coalesce((raw % 1 != 0) | (raw >= limit) | (raw < -limit), F.lit(False))
+        fails, value = fails | misfit, F.when(~misfit, value)
     if column.type in ("float", "double"):
-        value = F.when(~F.isnan(value), value)
+        overflows = (F.abs(value) == math.inf) & ~F.lower(raw.cast("string")).contains("inf")
+        fails = fails | F.coalesce(overflows, F.lit(False))
+        value = F.when(~(F.isnan(value) | overflows), value)
     return value, fails

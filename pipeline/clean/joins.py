@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import typed
+from pipeline.clean.raw import reading
 from pipeline.config import Join
 from pipeline.errors import JoinError
 
@@ -24,18 +25,31 @@ def right_side(groups: list[DataFrame], join: Join) -> DataFrame:
     ).dropna(subset=list(join.on.values()))
 
 
-def require_unique_key(right: DataFrame, join: Join, name: str) -> None:
-    """Refuses a right side that would multiply rows; reads it once.
+def require_joinable(left: DataFrame, right: DataFrame, join: Join, name: str) -> None:
+    """Refuses a right side that would multiply rows, or end the job; reads it once.
 
     Raises:
-        JoinError: A key occurs more than once.
+        JoinError: A key occurs more than once, or has other types than the left side's.
+        SourceError: The right side's files cannot be read.
     """
+    where = f"clean.joins.{name}.on"
+    for left_column, right_column in join.on.items():
+        kinds = [left.schema[left_column].dataType, right.schema[right_column].dataType]
+        if kinds[0] != kinds[1]:
+            shown = " and ".join(kind.simpleString() for kind in kinds)
+            raise JoinError(
+                where,
+                f"{left_column} and {right_column} are {shown}",
+                "Give both the same type in their contracts.",
+            )
     key = list(join.on.values())
-    worst = right.groupBy(*key).count().where("count > 1").orderBy(F.desc("count"), *key).head()
+    doubled = right.groupBy(*key).count().where("count > 1").orderBy(F.desc("count"), *key)
+    with reading(f"clean.joins.{name}"):
+        worst = doubled.head()
     if worst is not None:
         shown = ", ".join(f"{column}={worst[column]}" for column in key)
         raise JoinError(
-            f"clean.joins.{name}.on",
+            where,
             f"the right side holds {worst['count']} rows with {shown}: rows would double",
             "Join by a unique key, or make the right side unique.",
         )

@@ -14,7 +14,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
-from pipeline.clean.joins import joined, require_unique_key, right_side
+from pipeline.clean.joins import joined, require_joinable, right_side
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
@@ -28,7 +28,7 @@ from pipeline.clean.rules import with_rules
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, ConfigError, CountError, RuleError
-from pipeline.expressions import checked_type, tried
+from pipeline.expressions import checked
 from pipeline.lake import RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
@@ -58,7 +58,7 @@ class _Input:
         """What the three tables depend on."""
 
         def identity(found: list[RawFile]) -> list[list[str | int]]:
-            return [[Path(file.path).name, file.bytes, file.modified_ns] for file in found]
+            return [[file.name, file.bytes, file.modified_ns] for file in found]
 
         return fingerprint(
             subject=identity(self.subject),
@@ -153,7 +153,8 @@ def _judged(spark: SparkSession, pipeline: Pipeline, found: list[RawFile]) -> Da
     frame = reduce(
         DataFrame.unionByName, [typed(group, pipeline.source.columns) for group in groups]
     )
-    frame = with_verdict(with_rules(frame, pipeline.clean.rules), pipeline.clean.rules)
+    frame = with_rules(frame, pipeline.clean.rules, pipeline.source.columns)
+    frame = with_verdict(frame, pipeline.clean.rules)
     if pipeline.clean.dedupe is not None:
         frame = without_superseded(frame, pipeline.clean.dedupe)
     return frame
@@ -166,11 +167,11 @@ def _clean_columns(
     frame = judged.where(F.col(VERDICT) == CLEAN).select(*pipeline.source.columns)
     for name, join in pipeline.clean.joins.items():
         right = right_side(read_files(spark, join, found.rights[name]), join)
-        require_unique_key(right, join, name)
+        require_joinable(frame, right, join, name)
         frame = joined(frame, right, join)
     period = pipeline.clean.period
-    checked_type(frame, period.expression, "clean.period.expression", ConfigError)
-    frame = frame.withColumn(period.column, tried(frame, period.expression).cast("string"))
+    value = checked(frame, period.expression, "clean.period.expression", ConfigError).column
+    frame = frame.withColumn(period.column, value.cast("string"))
     # Spark merges small and cuts large partitions to files worth reading; sorted, so that equal
     # rows give equal files however the work was spread.
     order = pipeline.clean.dedupe.keys if pipeline.clean.dedupe else pipeline.features.keys
@@ -179,7 +180,9 @@ def _clean_columns(
 
 def _quarantine_columns(judged: DataFrame, contract: list[str]) -> DataFrame:
     """The rejected rows with the columns of the table `quarantine`."""
-    row = F.to_json(F.struct(*contract), {"ignoreNullFields": "false"})
+    # Spark's own format ends at the millisecond.
+    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
+    row = F.to_json(F.struct(*contract), {"ignoreNullFields": "false", "timestampFormat": stamp})
     return judged.where(F.col(VERDICT) == QUARANTINE).select(
         F.col(FILE).alias("source_file"),
         F.col(POSITION).alias("source_position"),

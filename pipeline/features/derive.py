@@ -4,48 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
+from pipeline.config import Pipeline
 from pipeline.errors import LeakageError, SpecError
-from pipeline.expressions import checked_type, tried
+from pipeline.expressions import Checked, checked
+from pipeline.lake import Snapshot
+from pipeline.lake.schema import to_spark
 
 
-def with_derived(frame: DataFrame, derive: Mapping[str, str], leakage: Sequence[str]) -> DataFrame:
+def with_derived(
+    frame: DataFrame, derive: Mapping[str, str], leakage: Sequence[str], hidden: Sequence[str]
+) -> DataFrame:
     """Adds the derived columns and takes the leakage columns away.
 
     The expressions see a frame without the leakage columns, and each other's results: whatever a
     feature is made of, it cannot follow from them.
 
     Args:
-        frame: Rows of `clean`.
+        frame: Rows of `clean`, with our own hidden columns.
         derive: New column to Spark SQL, in order.
         leakage: Columns known only after the moment of prediction.
+        hidden: Columns that are no business of any expression.
 
     Raises:
         LeakageError: An expression uses a leakage column.
         SpecError: An expression is wrong in another way, or names a column that exists.
     """
-    everything, known = frame, frame.drop(*leakage)
     for name, text in derive.items():
         where = f"features.derive.{name}"
         if name in frame.columns:
             raise SpecError(where, "is a column of clean already", "Choose another name.")
-        _require_known(known, everything, text, where, leakage)
-        known = known.withColumn(name, tried(known, text))
-        everything = everything.withColumn(name, tried(everything, text))
-    return known
+        derived = _without_leakage(frame.drop(*hidden), text, where, leakage)
+        frame = frame.withColumn(name, derived.column)
+    return frame.drop(*leakage)
 
 
-def _require_known(
-    known: DataFrame, everything: DataFrame, text: str, where: str, leakage: Sequence[str]
-) -> None:
+def _without_leakage(
+    everything: DataFrame, text: str, where: str, leakage: Sequence[str]
+) -> Checked:
     try:
-        checked_type(known, text, where, SpecError)
-        return
+        return checked(everything.drop(*leakage), text, where, SpecError)
     except SpecError as error:
         reason = error
     try:
-        checked_type(everything, text, where, SpecError)
+        checked(everything, text, where, SpecError)
     except SpecError:
         raise reason from reason.__cause__
     # It is right only with the leakage columns: they are what it used.
@@ -54,3 +57,24 @@ def _require_known(
         f"{text!r} uses a column listed under features.leakage ({', '.join(leakage)})",
         "Leave it out: at the moment of prediction it is not known yet.",
     ) from reason
+
+
+def require_no_leakage_in_clean(spark: SparkSession, pipeline: Pipeline, clean: Snapshot) -> None:
+    """Refuses columns that `clean` itself made of leakage: what a join found, and the period.
+
+    Raises:
+        LeakageError: One is not listed under leakage, or is the period.
+    """
+    leakage = pipeline.features.leakage
+    for name, join in pipeline.clean.joins.items():
+        open_to_features = sorted(set(join.select) - set(leakage))
+        keys = sorted(set(join.on) & set(leakage))
+        if keys and open_to_features:
+            raise LeakageError(
+                f"clean.joins.{name}.select.{open_to_features[0]}",
+                f"is found by {keys[0]}, which is listed under features.leakage",
+                "List it there too.",
+            )
+    period = pipeline.clean.period
+    contract = spark.createDataFrame([], to_spark(clean.schema)).drop(period.column)
+    _without_leakage(contract, period.expression, "clean.period.expression", leakage)

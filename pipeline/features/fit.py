@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, Row
 from pyspark.sql import functions as F
 
-from pipeline.config import Features, Numeric
+from pipeline.config import Features, Label, Numeric
 from pipeline.errors import SpecError
 from pipeline.features.spec import (
     Circle,
@@ -17,6 +19,7 @@ from pipeline.features.spec import (
     StandardNumber,
     Vocabulary,
 )
+from pipeline.features.transform import number_of, require_columns
 
 QUANTILES = tuple(rank / 32 for rank in range(1, 32))
 # Sums of floats depend on the order of the partitions in their last digits; the spec must not.
@@ -34,8 +37,12 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         period_column: The partition of time that the table keeps.
 
     Raises:
-        SpecError: There is no row, a number has no value, or a vocabulary is too large.
+        SpecError: There is no row, a label is neither 0 nor 1, a number has no value, or a
+            vocabulary is too large.
     """
+    require_columns(
+        train, numeric=(*features.numeric, *features.cyclic), categorical=features.categorical
+    )
     measured, counted = _one_pass(train, features)
     if not measured["rows"]:
         raise SpecError(
@@ -43,6 +50,8 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
             f"no labelled row of clean meets {features.splits.train!r}",
             "Widen the train split, or deliver more raw files.",
         )
+    if measured["bad labels"]:
+        raise bad_labels(features.label, measured["bad labels"])
     return FeatureSpec(
         pipeline=pipeline,
         keys=features.keys,
@@ -57,13 +66,26 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
     )
 
 
-def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, object], list[Row]]:
+def bad_labels(label: Label, rows: object) -> SpecError:
+    """The error for labels that are no classes."""
+    return SpecError(
+        "features.label.expression",
+        f"{label.expression!r} is neither 0 nor 1 in {rows} rows",
+        "Write a condition, or a number that is 0 or 1.",
+    )
+
+
+def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, Any], list[Row]]:
     """Measures of the numbers, and (column, word, rows) of the frequent words."""
-    measures = [F.count(F.lit(1)).alias("rows")]
+    label = F.col(features.label.name)
+    measures = [
+        F.count(F.lit(1)).alias("rows"),
+        F.count_if(~label.isin(0.0, 1.0)).alias("bad labels"),
+    ]
     for column, how in features.numeric.items():
         measures += _measures(column, how)
     if not features.categorical:
-        return train.agg(*measures).head().asDict(), []  # type: ignore[union-attr]
+        return _measured(train, measures), []
     observation = Observation()
     pairs = F.explode(
         F.array(
@@ -95,49 +117,59 @@ def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, object], 
             f"the vocabularies hold more than {MAXIMUM_WORDS} words",
             "Raise minimum_count.",
         )
-    return observation.get, frequent
+    # Without any word, nothing may have passed by the observer.
+    return observation.get if frequent else _measured(train, measures), frequent
+
+
+def _measured(train: DataFrame, measures: list[Column]) -> dict[str, Any]:
+    return train.agg(*measures).head().asDict()  # type: ignore[union-attr]
 
 
 def _measures(column: str, how: Numeric) -> list[Column]:
-    number = F.col(column).cast("double")
+    number = number_of(column)
+    measures = [F.count(number).alias(f"values {column}")]
     if how.scale == "standard":
-        return [
+        measures += [
             F.avg(number).alias(f"mean {column}"),
             F.stddev_pop(number).alias(f"deviation {column}"),
         ]
     if how.scale == "quantile":
         quantiles = F.percentile_approx(number, list(QUANTILES), 10_000)
-        return [quantiles.alias(f"quantiles {column}")]
-    return []
+        measures.append(quantiles.alias(f"quantiles {column}"))
+    return measures
 
 
 def _number(
-    column: str, how: Numeric, measured: Mapping[str, object]
+    column: str, how: Numeric, measured: Mapping[str, Any]
 ) -> StandardNumber | QuantileNumber | PlainNumber:
-    if how.scale == "none":
-        return PlainNumber(column=column, indicator=how.indicator)
-    key = f"mean {column}" if how.scale == "standard" else f"quantiles {column}"
-    if measured[key] is None:
+    if not measured[f"values {column}"]:
         raise SpecError(
             f"features.numeric.{column}",
             f"has no value among the {measured['rows']} train rows",
             "Leave this feature out, or correct the join or expression it comes from.",
         )
+    if how.scale == "none":
+        return PlainNumber(column=column, indicator=how.indicator)
     if how.scale == "quantile":
-        boundaries = tuple(sorted({float(b) for b in measured[key]}))  # type: ignore[attr-defined]
+        boundaries = tuple(sorted({float(b) for b in measured[f"quantiles {column}"]}))
         return QuantileNumber(column=column, indicator=how.indicator, boundaries=boundaries)
-    deviation = _rounded(measured[f"deviation {column}"])
+    deviation = rounded(measured[f"deviation {column}"], beside=measured[f"deviation {column}"])
     return StandardNumber(
         column=column,
         indicator=how.indicator,
-        mean=_rounded(measured[key]),
+        mean=rounded(measured[f"mean {column}"], beside=deviation),
         # A constant says nothing, and must not divide by zero.
         deviation=deviation or 1.0,
     )
 
 
-def _rounded(value: object) -> float:
-    return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+def rounded(value: float, beside: float) -> float:
+    """The value to as many decimals as `beside` needs for 7 significant digits.
+
+    A mean is rounded beside its deviation: that of a time in seconds has more than 7 digits.
+    """
+    magnitude = math.floor(math.log10(abs(beside))) if beside else 0
+    return round(value, SIGNIFICANT_DIGITS - 1 - magnitude)
 
 
 def _vocabulary(column: str, counted: list[Row]) -> Vocabulary:

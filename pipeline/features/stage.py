@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 from pipeline.config import Pipeline
 from pipeline.errors import CountError, SpecError
 from pipeline.features.catalogue import fitted_spec, record
-from pipeline.features.fit import fit
+from pipeline.features.derive import require_no_leakage_in_clean
+from pipeline.features.fit import bad_labels, fit
 from pipeline.features.layout import writer_options
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import (
@@ -46,6 +47,7 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     started = time.monotonic()
     lake.require_writable()
     clean = lake.table("clean").snapshot()
+    require_no_leakage_in_clean(spark, pipeline, clean)
     settings = pipeline.features.model_dump(mode="json", exclude={"rows_per_row_group"})
     run = fingerprint(clean_version=clean.version, clean=clean.root, settings=settings)
     spec = fitted_spec(lake, pipeline.name, run)
@@ -85,7 +87,8 @@ def ensure_features(
     with table.attempt() as attempt:
         options = writer_options(spec, pipeline.features.rows_per_row_group)
         files = attempt.write(frame, options)
-        counts = {name: n for name, n in observation.get.items() if n}
+        # Without any row, nothing may have passed by the observer.
+        counts = {name: n for name, n in observation.get.items() if n} if clean.rows else {}
         _require_sound(counts, files, clean, spec)
         notes = {
             RUN: run,
@@ -138,11 +141,7 @@ def _require_sound(
             "Nothing was committed; run again, and report it if it comes back.",
         )
     if counts.get("bad labels"):
-        raise SpecError(
-            "features.label.expression",
-            f"{spec.label.expression!r} is neither 0 nor 1 in {counts['bad labels']} rows",
-            "Write a condition, or a number that is 0 or 1.",
-        )
+        raise bad_labels(spec.label, counts["bad labels"])
 
 
 def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from pyspark.sql import Column, DataFrame
@@ -14,7 +14,7 @@ from pyspark.sql.types import BooleanType, NumericType
 
 from pipeline.config import Label, Splits
 from pipeline.errors import SpecError
-from pipeline.expressions import checked_type, tried
+from pipeline.expressions import checked
 from pipeline.features.derive import with_derived
 from pipeline.features.spec import (
     FIRST_ID,
@@ -32,6 +32,7 @@ SPLIT = "split"
 TRAIN, VALIDATION, TEST, UNLABELLED, REST = "train", "validation", "test", "unlabelled", "rest"
 ABSENT = "_absent"
 HIDDEN_LABEL = "_label"
+LARGEST_FLOAT = 3.4e38
 
 
 class Preparation(Protocol):
@@ -70,15 +71,20 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
         SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
     """
     label, absent = _label(clean, how.label)
-    # Under names that no expression of a user can hold, so that none can use the label.
+    hidden = (HIDDEN_LABEL, ABSENT)
     labelled = clean.withColumns({HIDDEN_LABEL: label}).withColumns({ABSENT: absent})
-    known = with_derived(labelled, how.derive, how.leakage)
+    frame = with_derived(labelled, how.derive, how.leakage, hidden)
+    known = frame.drop(*hidden)
+    for setting, name in (("features.label.name", how.label.name), ("a split's name", SPLIT)):
+        if name in known.columns:
+            raise SpecError(
+                f"{setting} {name!r}", "is a column of clean or derived already", "Rename one."
+            )
     split = F.when(F.col(HIDDEN_LABEL).isNull(), UNLABELLED)
     for name in (TRAIN, VALIDATION, TEST):
         condition = getattr(how.splits, name)
-        checked_type(known, condition, f"features.splits.{name}", SpecError)
-        split = split.when(tried(known, condition), name)
-    return known.withColumn(SPLIT, split.otherwise(REST)).withColumnRenamed(
+        split = split.when(_condition(known, condition, f"features.splits.{name}"), name)
+    return frame.withColumn(SPLIT, split.otherwise(REST)).withColumnRenamed(
         HIDDEN_LABEL, how.label.name
     )
 
@@ -86,19 +92,27 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
 def _label(clean: DataFrame, how: Label) -> tuple[Column, Column]:
     """The label, and where it is null the reason."""
     where = "features.label.expression"
-    kind = checked_type(clean, how.expression, where, SpecError)
-    if not isinstance(kind, BooleanType | NumericType):
+    label = checked(clean, how.expression, where, SpecError)
+    if not isinstance(label.type, BooleanType | NumericType):
         raise SpecError(
             where,
-            f"{how.expression!r} is {kind.simpleString()}",
+            f"{how.expression!r} is {label.type.simpleString()}",
             "Write a condition, or a number that is 0 or 1.",
         )
     reason = F.lit("unknown")
-    for name, condition in reversed(how.absent.items()):
-        checked_type(clean, condition, f"features.label.absent.{name}", SpecError)
-        reason = F.when(tried(clean, condition), name).otherwise(reason)
-    label = tried(clean, how.expression).cast("float")
-    return label, F.when(F.col(HIDDEN_LABEL).isNull(), reason)
+    for name, text in reversed(how.absent.items()):
+        condition = _condition(clean, text, f"features.label.absent.{name}")
+        reason = F.when(condition, name).otherwise(reason)
+    return label.column.cast("float"), F.when(F.col(HIDDEN_LABEL).isNull(), reason)
+
+
+def _condition(frame: DataFrame, text: str, where: str) -> Column:
+    condition = checked(frame, text, where, SpecError)
+    if not isinstance(condition.type, BooleanType):
+        raise SpecError(
+            where, f"{text!r} is {condition.type.simpleString()}, not boolean", "Write a condition."
+        )
+    return condition.column
 
 
 def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
@@ -111,7 +125,15 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
     Returns:
         Keys, label, `float` columns (`spec.numeric_columns`), `int` columns
         (`spec.categorical_columns`), split and period.
+
+    Raises:
+        SpecError: The frame lacks a column that the spec needs, or has another type of it.
     """
+    require_columns(
+        frame,
+        numeric=[part.column for part in (*spec.numbers, *spec.circles)],
+        categorical=[part.column for part in spec.categories],
+    )
     numbers = [_scaled(number).cast("float") for number in spec.numbers]
     missing = [_is_missing(number.column) for number in spec.numbers if number.indicator]
     circles = [wave for circle in spec.circles for wave in _waves(circle)]
@@ -130,8 +152,39 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
     )
 
 
+def require_columns(
+    frame: DataFrame, *, numeric: Iterable[str], categorical: Iterable[str]
+) -> None:
+    """Checks that features can be made of these columns.
+
+    Raises:
+        SpecError: A column is not there, or one for a number is none.
+    """
+    kinds = {field.name: field.dataType for field in frame.schema}
+    for column in (*numeric, *categorical):
+        if column not in kinds:
+            raise SpecError(
+                f"features, column {column}",
+                f"is missing; there are {', '.join(kinds)}",
+                "Run clean with the description that this spec was fitted under, or fit a new one.",
+            )
+    for column in numeric:
+        if not isinstance(kinds[column], NumericType | BooleanType):
+            raise SpecError(
+                f"features, column {column}",
+                f"is {kinds[column].simpleString()}, and a feature is to be a number",
+                "Make it a category, or derive a number from it.",
+            )
+
+
+def number_of(column: str) -> Column:
+    """The column as a number; null where it is none that a float can hold."""
+    number = F.col(column).cast("double")
+    return F.when(F.abs(number) < LARGEST_FLOAT, number)  # to Spark, NaN is above all numbers
+
+
 def _scaled(number: StandardNumber | QuantileNumber | PlainNumber) -> Column:
-    value = F.col(number.column).cast("double")
+    value = number_of(number.column)
     if isinstance(number, StandardNumber):
         value = (value - F.lit(number.mean)) / F.lit(number.deviation)
     elif isinstance(number, QuantileNumber):
@@ -144,11 +197,11 @@ def _scaled(number: StandardNumber | QuantileNumber | PlainNumber) -> Column:
 
 
 def _is_missing(column: str) -> Column:
-    return F.col(column).isNull().cast("float")
+    return number_of(column).isNull().cast("float")
 
 
 def _waves(circle: Circle) -> tuple[Column, Column]:
-    angle = F.col(circle.column).cast("double") * F.lit(2 * math.pi / circle.period)
+    angle = number_of(circle.column) * F.lit(2 * math.pi / circle.period)
     return (
         F.coalesce(F.sin(angle), F.lit(0.0)).cast("float"),
         F.coalesce(F.cos(angle), F.lit(0.0)).cast("float"),

