@@ -72,8 +72,6 @@ def _tried(frame: DataFrame, resolved: Any) -> Column:
     Spark has `try_divide`, `try_cast` and so on, but no general `try`; `TryEval` is what they are
     made of. Source: org.apache.spark.sql.catalyst.expressions.TryEval.
     """
-    # Spark computes what occurs twice in a select once and first: outside of the `try`.
-    frame.sparkSession.conf.set("spark.sql.subexpressionElimination.enabled", "false")
     if resolved.nodeName() == "Alias":
         resolved = resolved.child()
     sql = _jvm(frame).org.apache.spark.sql

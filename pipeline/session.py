@@ -22,6 +22,8 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.ansi.enabled": "true",
+    # Spark would compute what occurs twice in a select once and first: outside of a `try`.
+    "spark.sql.subexpressionElimination.enabled": "false",
     # Delta and Arrow read INT64 microseconds; Spark's default is INT96.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # A file that is gone or broken ends the job: skipping it would lose rows.
