@@ -26,6 +26,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from pipeline.config import Files
 from pipeline.errors import ConfigError, SchemaError, SourceError
+from pipeline.lake.faults import unreadable_file
 from pipeline.lake.schema import plain, to_spark
 
 FILE = "_source_file"
@@ -137,12 +138,10 @@ def reading(setting: str) -> Iterator[None]:
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
-        named = re.search(r"\[FAILED_READ_FILE\S*\][^\n]*?file:/*(/\S+?)\.?(?:\s|$)", str(error))
-        where = f"file {named[1]}" if named else f"{setting}.path"
-        raise SourceError(
-            where,
-            "is damaged: Spark could not read its rows",
-            "Deliver it again, or remove it; nothing was committed.",
+        raise unreadable_file(error) or SourceError(
+            f"{setting}.path",
+            f"could not be read: {str(error).strip().splitlines()[0]}",
+            "Mend the cause and run the stage again; nothing was committed.",
         ) from error
 
 

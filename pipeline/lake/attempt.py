@@ -6,7 +6,6 @@ a folder of its own for every attempt makes that impossible.
 
 from __future__ import annotations
 
-import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +20,8 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 
-from pipeline.errors import LakeError, LakestormError, SourceError
+from pipeline.errors import LakeError, LakestormError
+from pipeline.lake.faults import unreadable_file
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.schema import from_spark, require_same
 
@@ -114,16 +113,8 @@ class Attempt:
 
 def _translated(error: Exception, table: str) -> LakestormError:
     """Spark's failure as a fault of the file it could not read, or else of the table."""
-    text = str(error)
-    unreadable = re.search(r"\[FAILED_READ_FILE\S*\][^\n]*?(?:file:/*)(/[^\s]+?)\.?(?:\s|$)", text)
-    if unreadable:
-        return SourceError(
-            f"file {unquote(unreadable[1])}",
-            "is damaged: Spark could not read its rows",
-            "Deliver it again, or remove it; nothing was committed.",
-        )
-    return LakeError(
+    return unreadable_file(error) or LakeError(
         f"table {table}",
-        f"could not be written: {text.strip().splitlines()[0]}",
+        f"could not be written: {str(error).strip().splitlines()[0]}",
         "Nothing was committed; mend the cause and run the stage again.",
     )
