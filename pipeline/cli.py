@@ -19,6 +19,7 @@ from pipeline.outcome import Outcome
 from pipeline.session import spark_session
 
 EXIT_FAULT = 1
+LOG_COLUMNS = 120
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,13 +62,17 @@ def _run_stages(
     lake.require_writable()
     # With --json, standard output is the machine's: people read standard error.
     console = Console(stderr=as_json, highlight=False)
-    console.print(f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}")
+    if not console.is_terminal:  # a log has no width that tables must fit
+        console.width = LOG_COLUMNS
+    console.print(
+        f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}", soft_wrap=True
+    )
     spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master)
     try:
         outcomes: list[Outcome] = []
         for outcome in walk(spark, pipeline, lake, stages):
             outcomes.append(outcome)
-            console.print(stage_line(outcome))
+            console.print(stage_line(outcome), soft_wrap=True)
     finally:
         spark.stop()
     for table in summary_tables(outcomes, lake):
