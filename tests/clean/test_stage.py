@@ -77,7 +77,7 @@ def lay_out(root: Path, files: dict[str, tuple[oracle.Spelling, list[dict[str, A
 
 
 @settings(
-    max_examples=10,
+    max_examples=6,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
     suppress_health_check=[HealthCheck.too_slow],
