@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
+# Spark takes a dot for a field of a struct; names that begin with an underscore are ours.
+ColumnName = Annotated[str, Field(pattern=r"^[^_.`][^.`]*$")]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 ColumnType = Literal["string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"]
@@ -49,7 +51,7 @@ class Files(Settings):
     format: FileFormat = "parquet"
     options: dict[str, str] = {}
     """Options of Spark's reader, such as `header: "true"` for CSV."""
-    columns: dict[str, Column] = Field(min_length=1)
+    columns: dict[ColumnName, Column] = Field(min_length=1)
     """Contract: column name to type. Columns of the files that are not named are ignored."""
 
 
@@ -82,7 +84,7 @@ class Join(Files):
 
     on: dict[str, str] = Field(min_length=1)
     """Column of the left side to column of the right side."""
-    select: dict[str, str] = Field(min_length=1)
+    select: dict[ColumnName, str] = Field(min_length=1)
     """New column to the right side's column it is taken from."""
 
     @model_validator(mode="after")

@@ -33,6 +33,8 @@ def test_set_overrides_and_interpolation_resolves() -> None:
         ("clean.joins.planes.select.year=year", "flights.yaml", "select.year exists already"),
         ("lake=${nowhere}", "lake", "nowhere"),
         ("just-a-word", "--set", "no `=`"),
+        ("source.columns={'a.b': {type: int}}", "source.columns.a.b", "'a.b'"),
+        ("clean.joins.planes.select._label=model", "planes.select._label", "'_label'"),
     ],
 )
 def test_a_wrong_setting_is_named_with_value_and_remedy(
