@@ -55,8 +55,10 @@ def test_no_raw_files_is_one_line(tmp_path: Path) -> None:
     ("stage", "told"),
     [
         ("featurize", "table clean: is not in the lake"),
-        ("train", "pipeline flights: has no fitted feature spec"),
-        ("score", "flights"),
+        pytest.param(
+            "train", "pipeline flights: has no fitted feature spec", marks=pytest.mark.long
+        ),
+        pytest.param("score", "flights", marks=pytest.mark.long),
     ],
 )
 def test_a_stage_without_the_one_before_says_so(tmp_path: Path, stage: str, told: str) -> None:

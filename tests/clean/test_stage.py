@@ -77,7 +77,7 @@ def lay_out(root: Path, files: dict[str, tuple[oracle.Spelling, list[dict[str, A
 
 
 @settings(
-    max_examples=6,
+    max_examples=3,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes
     suppress_health_check=[HealthCheck.too_slow],
@@ -392,6 +392,7 @@ def stopping(tmp_path: Path) -> Iterator[tuple[Pipeline, Lake]]:
     assert rows["value"].to_list() == [40]
 
 
+@pytest.mark.long
 def test_a_run_killed_between_two_commits_is_finished_under_its_own_number(
     spark: SparkSession, stopping: tuple[Pipeline, Lake], tmp_path: Path
 ) -> None:

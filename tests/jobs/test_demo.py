@@ -174,6 +174,7 @@ def test_the_summary_has_what_it_promises(demo: tuple[Path, Summary]) -> None:
     assert 0.7 < test["accuracy"] < 1
 
 
+@pytest.mark.long
 def test_running_the_demo_again_changes_nothing(demo: tuple[Path, Summary]) -> None:
     root, first = demo
     again = lakestorm_run(root)

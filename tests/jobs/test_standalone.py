@@ -12,6 +12,7 @@ from tests.flights import EVERY, FLIGHTS, SMALL, all_flights, small_raw
 from tests.jobs.conftest import submit
 
 
+@pytest.mark.long
 @pytest.mark.cluster
 @pytest.mark.timeout(900)  # eight drivers and executors start, one core each
 def test_clean_to_score_by_spark_submit_on_a_standalone_cluster(
