@@ -29,12 +29,10 @@ from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, wit
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, ConfigError, CountError, RuleError
 from pipeline.expressions import checked
-from pipeline.lake import RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
+from pipeline.lake import COUNTS, RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 from pipeline.sources import nycflights13
-
-COUNTS = "lakestorm.counts"
 
 
 @dataclass(frozen=True)

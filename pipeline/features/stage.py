@@ -26,11 +26,20 @@ from pipeline.features.transform import (
     features,
     prepared,
 )
-from pipeline.lake import RUN, DataFile, Lake, Snapshot, Table, Transaction, commit, fingerprint
+from pipeline.lake import (
+    COUNTS,
+    RUN,
+    DataFile,
+    Lake,
+    Snapshot,
+    Table,
+    Transaction,
+    commit,
+    fingerprint,
+)
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 
-COUNTS = "lakestorm.counts"
 SPEC_HASH = "lakestorm.spec_hash"
 CLEAN_VERSION = "lakestorm.clean_version"
 

@@ -7,13 +7,14 @@ version (`snapshot.py`). A crash at any moment leaves the table as it was.
 
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile, data_file
-from pipeline.lake.fingerprint import RUN, fingerprint
+from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
 from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Snapshot
 from pipeline.lake.table import Table
 from pipeline.lake.transaction import Committed, Transaction, commit
 
 __all__ = [
+    "COUNTS",
     "RUN",
     "Attempt",
     "Committed",

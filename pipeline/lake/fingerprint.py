@@ -8,6 +8,8 @@ from typing import Any
 
 # Commits note under this key which work they hold, so that it is not done twice.
 RUN = "lakestorm.run"
+# And under this one its row counts as JSON, so that a run with nothing to do can tell them.
+COUNTS = "lakestorm.counts"
 
 
 def fingerprint(**parts: Any) -> str:

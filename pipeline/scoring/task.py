@@ -23,11 +23,12 @@ from pipeline.lake import DataFile, data_file
 from pipeline.lake.files import partition_folder
 from pipeline.lake.schema import without
 from pipeline.scoring.plan import ScoreTask
-from pipeline.stream import BatchLayout, RowGroup
+from pipeline.stream import RowGroup
 from pipeline.stream.footers import open_parquet, read_footers
 from pipeline.stream.layout import resolve
 from pipeline.stream.worker import Block, to_block
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
+from pipeline.training.splits import layout_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _score(job: Job, bundle: Bundle, task: ScoreTask) -> DataFile:
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     (Path(job.table_root) / folder).mkdir(parents=True, exist_ok=True)
     files = sorted({group.file for group in task.row_groups})
-    layout = resolve(input_layout(bundle.spec), read_footers(files))
+    layout = resolve(layout_of(bundle.spec, with_label=False), read_footers(files))
     with pq.ParquetWriter(
         Path(job.table_root) / path, without(job.schema, job.partition_by)
     ) as out:
@@ -116,12 +117,6 @@ def _score(job: Job, bundle: Bundle, task: ScoreTask) -> DataFile:
             scores = predict(bundle.module, block, rows.num_rows, job.rows_per_batch)
             out.write_table(_predictions(job, bundle.spec, rows, scores))
     return data_file(job.table_root, path, job.schema, job.partition_by)
-
-
-def input_layout(spec: FeatureSpec) -> BatchLayout:
-    """The matrices that a network of this spec takes; the label is not read."""
-    matrices = {"numeric": spec.numeric_columns, "categorical": spec.categorical_columns}
-    return BatchLayout(matrices={name: columns for name, columns in matrices.items() if columns})
 
 
 def predict(

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from pipeline.errors import TableNotFoundError
 from pipeline.features.spec import FeatureSpec
+from pipeline.features.transform import TRAIN, VALIDATION
 from pipeline.lake import Lake, Snapshot
 from pipeline.training.bundle import Bundle
 from pipeline.training.loop import predict
 from pipeline.training.metrics import auroc
-from pipeline.training.splits import TRAIN, VALIDATION, evaluation_stream
+from pipeline.training.splits import evaluation_stream
 
 
 @dataclass(frozen=True, kw_only=True)

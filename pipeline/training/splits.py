@@ -11,8 +11,6 @@ from torch import Tensor
 from pipeline.features.spec import FeatureSpec
 from pipeline.stream import Batch, BatchLayout, Stream
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-
 EVALUATION_ROWS_PER_BATCH = 16_384
 """Enough rows to keep the processor busy; without gradients the memory is small."""
 
@@ -29,13 +27,12 @@ class Inputs:
     """float32 [rows], 0 or 1."""
 
 
-def layout_of(spec: FeatureSpec) -> BatchLayout:
-    """What a network of this spec asks of the stream."""
+def layout_of(spec: FeatureSpec, *, with_label: bool = True) -> BatchLayout:
+    """What a network of this spec asks of the stream; scoring asks for no label."""
     matrices = {"numeric": spec.numeric_columns, "categorical": spec.categorical_columns}
     return BatchLayout(
         matrices={name: columns for name, columns in matrices.items() if columns},
-        scalars={"label": spec.label_column},
-        strings=(),
+        scalars={"label": spec.label_column} if with_label else {},
     )
 
 

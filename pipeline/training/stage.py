@@ -20,6 +20,7 @@ import torch
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError, LakestormError, TrainingError
 from pipeline.features.spec import FeatureSpec
+from pipeline.features.transform import TEST, TRAIN, VALIDATION
 from pipeline.lake import Lake, Snapshot, fingerprint
 from pipeline.outcome import Outcome
 from pipeline.stream import Stream
@@ -30,7 +31,7 @@ from pipeline.training.loop import Fitted, evaluate, fit
 from pipeline.training.model import Architecture, build
 from pipeline.training.progress import ProgressReport
 from pipeline.training.registry import Registered, Registry
-from pipeline.training.splits import TEST, TRAIN, VALIDATION, evaluation_stream, layout_of
+from pipeline.training.splits import evaluation_stream, layout_of
 
 ALGORITHM = 1
 """To be raised when the same settings, data and spec would train to another model."""
