@@ -99,7 +99,7 @@ import tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-for requirement in project["dependencies"] + extras["demo"] + extras["dev"]:
+for requirement in project["dependencies"] + extras["demo"] + extras["images"] + extras["dev"]:
     if not requirement.startswith("petastorm"):
         print(requirement)
 endef

@@ -19,6 +19,8 @@
     |-- StreamError
     |   |-- PlanError           ranks, shards and batches that do not fit together
     |   |-- RowGroupError       a row group that cannot be read
+    |   |-- StoreError          a URI whose store is unknown, or that carries a secret
+    |   |-- CacheError          a cache folder that cannot be used
     |   `-- NullValueError      a null in a dense column
     |-- TrainingError
     |   `-- CheckpointError
@@ -120,6 +122,14 @@ class PlanError(StreamError):
 
 class RowGroupError(StreamError):
     """A row group that cannot be read; names the file and the row group."""
+
+
+class StoreError(StreamError):
+    """A URI that no file system answers to, or that carries a secret."""
+
+
+class CacheError(StreamError):
+    """A folder that cannot hold the cache of decoded row groups."""
 
 
 class NullValueError(StreamError):

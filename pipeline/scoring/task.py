@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +25,9 @@ from pipeline.lake.files import partition_folder
 from pipeline.lake.schema import without
 from pipeline.scoring.plan import ScoreTask
 from pipeline.stream import RowGroup
-from pipeline.stream.footers import open_parquet, read_footers
+from pipeline.stream.blocks import to_block
+from pipeline.stream.footers import FooterCache, open_parquet, read_footers
 from pipeline.stream.layout import resolve
-from pipeline.stream.worker import Block, to_block
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
 from pipeline.training.splits import layout_of
 
@@ -107,35 +108,40 @@ def _score(job: Job, bundle: Bundle, task: ScoreTask) -> DataFile:
     path = f"{folder}/{uuid.uuid4().hex}.parquet"
     (Path(job.table_root) / folder).mkdir(parents=True, exist_ok=True)
     files = sorted({group.file for group in task.row_groups})
-    layout = resolve(layout_of(bundle.spec, with_label=False), read_footers(files))
+    footers = FooterCache()
+    layout = resolve(layout_of(bundle.spec, with_label=False), read_footers(files, footers))
     with pq.ParquetWriter(
         Path(job.table_root) / path, without(job.schema, job.partition_by)
     ) as out:
         for group in task.row_groups:
-            rows = _read(group, bundle.spec)
+            rows = _read(group, bundle.spec, footers)
             block = to_block(rows, layout, f"{group.file}, row group {group.index}")
-            scores = predict(bundle.module, block, rows.num_rows, job.rows_per_batch)
+            tensors = {spec.name: spec.tensor(block[spec.name]) for spec in layout.tensors}
+            scores = predict(bundle.module, tensors, rows.num_rows, job.rows_per_batch)
             out.write_table(_predictions(job, bundle.spec, rows, scores))
     return data_file(job.table_root, path, job.schema, job.partition_by)
 
 
 def predict(
-    module: nn.Module, block: Block, rows: int, rows_per_batch: int
+    module: nn.Module,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    rows: int,
+    rows_per_batch: int,
 ) -> npt.NDArray[np.float32]:
     """Probabilities of class 1.
 
     Args:
         module: The network in evaluation mode; logits [rows] from float32 [rows, n] and
             int32 [rows, c].
-        block: The arrays `numeric` and `categorical`, each absent where the spec has none.
-        rows: Rows in the block.
+        tensors: The arrays `numeric` and `categorical`, each absent where the spec has none.
+        rows: Rows in each.
         rows_per_batch: Rows that go through the network at once; bounds its memory.
 
     Returns:
         float32 [rows].
     """
-    numeric = torch.as_tensor(block.get("numeric", np.empty((rows, 0), np.float32)))
-    categorical = torch.as_tensor(block.get("categorical", np.empty((rows, 0), np.int32)))
+    numeric = torch.as_tensor(tensors.get("numeric", np.empty((rows, 0), np.float32)))
+    categorical = torch.as_tensor(tensors.get("categorical", np.empty((rows, 0), np.int32)))
     with torch.inference_mode():
         pieces = [
             torch.sigmoid(module(some_numeric, some_categorical))
@@ -149,11 +155,11 @@ def predict(
     return scores
 
 
-def _read(group: RowGroup, spec: FeatureSpec) -> pa.Table:
+def _read(group: RowGroup, spec: FeatureSpec, footers: FooterCache) -> pa.Table:
     """Keys and inputs of one row group; a column that is both is read once."""
     columns = [*spec.keys, *spec.numeric_columns, *spec.categorical_columns]
     try:
-        with closing(open_parquet(group.file)) as file:
+        with closing(open_parquet(group.file, footers)) as file:
             return file.read_row_group(group.index, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise ScoringError(

@@ -1,17 +1,19 @@
-"""From blocks of rows to shuffled batches."""
+"""From shuffle windows to batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import torch
 
-from pipeline.stream.layout import ResolvedLayout
-from pipeline.stream.plan import EpochPlan, PlanSettings, window_order
-from pipeline.stream.worker import Block
+from pipeline.stream.layout import ResolvedLayout, SequenceSpec, TensorSpec
+from pipeline.stream.plan import EpochPlan, PlanSettings
+from pipeline.stream.windows import Window, Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class Batch:
     """One rank's part of a global step."""
 
     tensors: dict[str, torch.Tensor]
-    """Matrices [rows, width] and scalars [rows] of the layout."""
+    """Matrices [rows, width], scalars [rows], tensors [rows, *shape], sequences [rows, longest]."""
 
     strings: dict[str, npt.NDArray[np.object_]]
     """String columns of the layout, object [rows]."""
@@ -30,15 +32,37 @@ class Batch:
     step: int
     """Which global step of the epoch, from 0."""
 
+    lengths: dict[str, torch.Tensor] = field(default_factory=dict)
+    """For each sequence how many values of each row count, int64 [rows]."""
+
+    def pin_memory(self) -> Batch:
+        """Returns the batch in page-locked memory, from where a GPU copies while it computes.
+
+        torch's DataLoader calls this when it is made with `pin_memory=True`.
+        """
+        return self._each(torch.Tensor.pin_memory)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
+        """Returns the batch with its tensors on a device; strings stay where they are."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        return replace(
+            self,
+            tensors={name: change(tensor) for name, tensor in self.tensors.items()},
+            lengths={name: change(tensor) for name, tensor in self.lengths.items()},
+        )
+
 
 class BatchAssembler:
-    """Collects a shuffle window of every shard, then gathers batches out of it.
+    """Cuts batches out of windows whose cells are all full.
 
     Args:
         plan: What comes, and in which order.
         settings: Sizes of windows and steps.
         layout: The tensors to make.
-        blocks: One block for each of the plan's items, in their order.
+        windows: Where the rows are.
+        fill: Called with a window's index; returns when all of its cells are full.
     """
 
     def __init__(
@@ -46,67 +70,76 @@ class BatchAssembler:
         plan: EpochPlan,
         settings: PlanSettings,
         layout: ResolvedLayout,
-        blocks: Iterator[Block],
+        windows: Windows,
+        fill: Callable[[int], None],
     ) -> None:
         self._plan = plan
         self._settings = settings
         self._layout = layout
-        self._blocks = blocks
-        # Rows read beyond the end of a window, by shard: a row group may reach into the next.
-        self._carried: dict[int, Block] = {}
-        capacity = sum(min(settings.rows_per_shard_window, rows) for rows in plan.shard_rows)
-        # Written anew for each window; batches are copies, so none of them is overwritten.
-        self._window: Block = {
-            spec.name: np.empty(spec.shape(capacity), spec.dtype) for spec in layout.tensors
-        }
-        self._window |= {name: np.empty(capacity, object) for name in layout.strings}
+        self._windows = windows
+        self._fill = fill
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches of the steps `plan.first_step` to `plan.steps` - 1."""
         steps_per_window = self._settings.steps_per_window
-        rows_per_shard_step = self._settings.rows_per_shard_step
-        orders: list[npt.NDArray[np.int64]] = []
-        for step in range(self._plan.first_step, self._plan.steps):
-            window, step_in_window = divmod(step, steps_per_window)
-            if step_in_window == 0 or step == self._plan.first_step:
-                orders = self._load(window)
-            low = step_in_window * rows_per_shard_step
-            index = np.concatenate([order[low : low + rows_per_shard_step] for order in orders])
-            yield self._gather(index, step)
+        first_window = self._plan.first_step // steps_per_window
+        for index in range(first_window, -(-self._plan.steps // steps_per_window)):
+            self._fill(index)
+            window = self._windows.take(index)
+            first_step = max(self._plan.first_step, index * steps_per_window)
+            last_step = min(self._plan.steps, (index + 1) * steps_per_window)
+            for step in range(first_step, last_step):
+                yield self._cut(window, index, step)
+            del window
+            self._windows.release(index)
 
-    def _load(self, window: int) -> list[npt.NDArray[np.int64]]:
-        """Fills the window's arrays and returns for each shard where its rows are, in order."""
-        window_rows = self._settings.rows_per_shard_window
-        orders, base = [], 0
-        for shard, shard_rows in zip(self._plan.shards, self._plan.shard_rows, strict=True):
-            rows = max(0, min(window_rows, shard_rows - window * window_rows))
-            self._fill(shard, base, rows)
-            order = window_order(self._settings, self._plan.epoch, shard, window, rows)
-            orders.append(order + base)
-            base += rows
-        return orders
-
-    def _fill(self, shard: int, base: int, rows: int) -> None:
-        """Puts the shard's next rows at `base`; what a block has beyond them is carried over."""
-        filled = 0
-        while filled < rows:
-            block = self._carried.pop(shard, None) or next(self._blocks)
-            count = len(next(iter(block.values())))
-            taken = min(count, rows - filled)
-            for name, array in block.items():
-                low = base + filled
-                self._window[name][low : low + taken] = array[:taken]
-            if taken < count:
-                self._carried[shard] = {name: array[taken:] for name, array in block.items()}
-            filled += taken
-
-    def _gather(self, index: npt.NDArray[np.int64], step: int) -> Batch:
-        """Copies the rows at `index`, int64 [rows], out of the window."""
-        # NumPy's take, not torch's index_select: that spreads 4,096 rows over threads which spin
-        # against the decoding workers, and took 5 to 11 times the CPU time on two busy cores.
+    def _cut(self, window: Window, index: int, step: int) -> Batch:
+        """Copies a step's rows out of the window: the shards' one after the other."""
+        rows_per_step = self._settings.rows_per_shard_step
+        begin = step % self._settings.steps_per_window * rows_per_step
+        counts = [
+            max(0, min(rows_per_step, self._windows.rows_of(index, shard) - begin))
+            for shard in self._plan.shards
+        ]
         tensors = {
-            spec.name: torch.from_numpy(self._window[spec.name].take(index, axis=0))
+            spec.name: _dense(window.dense[spec.name], spec, begin, counts)
             for spec in self._layout.tensors
         }
-        strings = {name: self._window[name].take(index) for name in self._layout.strings}
-        return Batch(tensors, strings, len(index), step)
+        lengths: dict[str, torch.Tensor] = {}
+        for spec in self._layout.sequences:
+            lists = _ragged(window, spec.name, begin, counts)
+            tensors[spec.name], lengths[spec.name] = _padded(lists, spec)
+        strings = {
+            name: np.array(_ragged(window, name, begin, counts).to_pylist(), dtype=object)
+            for name in self._layout.strings
+        }
+        return Batch(tensors, strings, sum(counts), step, lengths)
+
+
+def _dense(held: npt.NDArray[Any], spec: TensorSpec, begin: int, counts: list[int]) -> torch.Tensor:
+    """Returns a step's rows of a tensor, [rows, ...]; never memory that the window uses again."""
+    if spec.by_column:
+        # [columns, shards, rows of a cell] -> n x [columns, rows of a shard] -> [columns, rows]
+        cells = [held[:, place, begin : begin + rows] for place, rows in enumerate(counts)]
+        return torch.from_numpy(np.concatenate(cells, axis=1)).T
+    # [shards, rows of a cell, ...] -> n x [rows of a shard, ...] -> [rows, ...]
+    cells = [held[place, begin : begin + rows] for place, rows in enumerate(counts)]
+    return torch.from_numpy(np.concatenate(cells))
+
+
+def _ragged(window: Window, name: str, begin: int, counts: list[int]) -> pa.Array:
+    """Returns a step's rows of an Arrow array."""
+    cells = window.ragged.get(name, {})
+    parts = [cells[place][begin : begin + count] for place, count in enumerate(counts) if count]
+    return pa.concat_arrays(parts) if parts else pa.array([], pa.null())
+
+
+def _padded(lists: pa.Array, spec: SequenceSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns lists as [rows, longest], padded behind, and their lengths, int64 [rows]."""
+    if not len(lists):
+        return torch.from_numpy(np.empty((0, 0), spec.dtype)), torch.empty(0, dtype=torch.int64)
+    lengths = np.diff(lists.offsets.to_numpy())
+    padded: npt.NDArray[Any] = np.full((len(lists), lengths.max()), spec.padding, spec.dtype)
+    # [rows, 1] against [longest] -> [rows, longest], true where a value stands
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = lists.flatten().to_numpy()
+    return torch.from_numpy(padded), torch.from_numpy(lengths)

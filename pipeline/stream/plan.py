@@ -39,7 +39,7 @@ class PlanSettings:
     """False: each shard is a run of rows in the order of the files."""
 
     shuffle_window_rows: int = 262_144
-    """W, over all shards; a shard's window is W / C, rounded up to whole steps."""
+    """W, over all shards; a shard's window is W / C, in whole steps."""
 
     drop_last: bool = False
     """Whether to leave out the rows that do not fill a whole global step."""
@@ -86,6 +86,8 @@ class Item:
 
     start: int
     stop: int
+    window: int
+    """The shuffle window that the first of the rows belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,21 @@ class EpochPlan:
 def divisors(number: int) -> list[int]:
     """Returns the divisors of a number up to 64, for the remedy of an error."""
     return [candidate for candidate in range(1, min(number, 64) + 1) if number % candidate == 0]
+
+
+def bounded_window_rows(
+    window_rows: int, window_bytes: int, row_bytes: int, rows_per_batch: int
+) -> int:
+    """Returns the rows of a shuffle window of at most so many bytes, but one step at least.
+
+    Args:
+        window_rows: Rows that are asked for, over all shards.
+        window_bytes: Bytes that they may take, over all shards; so it does not depend on the ranks.
+        row_bytes: Bytes of one row.
+        rows_per_batch: Rows of a global step; a window lasts whole steps.
+    """
+    steps = window_bytes // max(1, row_bytes * rows_per_batch)
+    return min(window_rows, max(1, steps) * rows_per_batch)
 
 
 def default_canonical_shards(rows_per_batch: int) -> int:
@@ -189,9 +206,9 @@ def plan_epoch(
     items = [
         item
         for shard, (begin, end) in zip(shards, bounds, strict=True)
-        for item in sequence.items(shard, begin, end, skipped_rows)
+        for item in sequence.items(shard, begin, end, skipped_rows, window_rows)
     ]
-    items.sort(key=lambda item: (item.first_row // window_rows, item.shard, item.first_row))
+    items.sort(key=lambda item: (item.window, item.shard, item.first_row))
     lengths = tuple(end - begin for begin, end in bounds)
     return EpochPlan(epoch, shards, lengths, first_step, steps, tuple(items))
 
@@ -221,7 +238,9 @@ class _Sequence:
         stops = np.cumsum(row_counts[order])
         return cls(order, stops - row_counts[order], stops)
 
-    def items(self, shard: int, begin: int, end: int, skipped_rows: int) -> list[Item]:
+    def items(
+        self, shard: int, begin: int, end: int, skipped_rows: int, window_rows: int
+    ) -> list[Item]:
         """Cuts the row groups to the rows `begin + skipped_rows` to `end` of the sequence."""
         wanted = begin + skipped_rows
         if wanted >= end:
@@ -233,7 +252,7 @@ class _Sequence:
         highs = np.minimum(self.stops[first:last], end)
         columns = (self.order[first:last], lows - begin, lows - starts, highs - starts)
         return [
-            Item(shard, first_row, row_group, start, stop)
+            Item(shard, first_row, row_group, start, stop, first_row // window_rows)
             for row_group, first_row, start, stop in zip(
                 *map(np.ndarray.tolist, columns), strict=True
             )

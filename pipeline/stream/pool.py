@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from petastorm.workers_pool import EmptyResultError
@@ -33,16 +34,30 @@ class PlanVentilator(ConcurrentVentilator):  # type: ignore[misc]
 class OrderedPool:
     """Worker threads behind a bounded queue; results come in the order of ventilation.
 
+    What is decoded ahead is bounded by shuffle windows: an item may start when the rows it begins
+    with belong to a window that is open. So that no worker idles at small windows, a few items may
+    always be in flight.
+
     Args:
         workers_count: Number of threads.
-        items_planned: Items the ventilator will send; results end after the last.
-        items_in_flight: Most items that are queued, worked on or waiting to be taken.
+        windows: The window of each item, in the order of ventilation; results end after the last.
+        last_open_window: Windows up to this one are open from the start.
+        on_start: Called with each item just before it is queued, to begin fetching what it needs.
     """
 
-    def __init__(self, workers_count: int, items_planned: int, items_in_flight: int) -> None:
+    def __init__(
+        self,
+        workers_count: int,
+        windows: Sequence[int],
+        last_open_window: int,
+        on_start: Callable[..., None] | None = None,
+    ) -> None:
         self.workers_count = workers_count
-        self.items_in_flight = items_in_flight
-        self._items_planned = items_planned
+        self._on_start = on_start
+        self._least_in_flight = 2 * workers_count
+        self._windows = windows
+        self._items_planned = len(windows)
+        self._last_open_window = last_open_window
         # Guards everything below; notified whenever any of it changes.
         self._changed = threading.Condition()
         self._queue: deque[tuple[int, dict[str, Any]]] = deque()
@@ -70,15 +85,24 @@ class OrderedPool:
         if ventilator is not None:
             ventilator.start()
 
-    def ventilate(self, **item: Any) -> None:
-        """Queues an item; blocks while too many are in flight. Called by the ventilator."""
+    def open_windows(self, last: int) -> None:
+        """Lets items of the windows up to `last` start."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or self._ventilated - self._delivered < self.items_in_flight
-            )
+            self._last_open_window = last
+            self._changed.notify_all()
+
+    def ventilate(self, **item: Any) -> None:
+        """Queues an item; blocks until it may start. Called by the ventilator."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._may_start())
             if self._stopped:
                 return
-            self._queue.append((self._ventilated, item))
+        error = self._prepare(item)
+        with self._changed:
+            if error is None:
+                self._queue.append((self._ventilated, item))
+            else:
+                self._finished[self._ventilated] = error
             self._ventilated += 1
             self._changed.notify_all()
 
@@ -125,6 +149,21 @@ class OrderedPool:
                 "items_delivered": self._delivered,
                 "items_waiting": len(self._finished),
             }
+
+    def _prepare(self, item: dict[str, Any]) -> BaseException | None:
+        """Starts fetching; what goes wrong comes to the consumer at the item's place."""
+        try:
+            if self._on_start is not None:
+                self._on_start(**item)
+        except BaseException as error:  # noqa: BLE001 - the consumer raises it
+            return error
+        return None
+
+    def _may_start(self) -> bool:
+        in_flight = self._ventilated - self._delivered
+        if in_flight < self._least_in_flight or self._ventilated >= self._items_planned:
+            return True
+        return self._windows[self._ventilated] <= self._last_open_window
 
     def _next_outcome(self) -> list[Any] | BaseException:
         """Waits for the item that is next in order and takes its results."""

@@ -10,11 +10,13 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 from petastorm.reader import Reader
 
-from pipeline.stream.footers import Footer, is_list
+from pipeline.stream.fetch import Ahead, SnapshotFiles
+from pipeline.stream.footers import Footer
 from pipeline.stream.layout import ResolvedLayout
 from pipeline.stream.legacy.dataset import Dataset
 from pipeline.stream.plan import Item
 from pipeline.stream.pool import OrderedPool, PlanVentilator
+from pipeline.stream.windows import Windows
 from pipeline.stream.worker import RowGroupWorker
 
 
@@ -42,20 +44,27 @@ class SnapshotPiece:
 
 
 class Snapshot(Dataset):
-    """The files of a snapshot as the data set that Petastorm's reader works on."""
+    """The files of a snapshot as the data set that Petastorm's reader works on.
 
-    def __init__(self, footers: Sequence[Footer], layout: ResolvedLayout) -> None:
-        self.layout = layout
+    Args:
+        files: What is read.
+        windows: Where the workers put rows.
+    """
+
+    def __init__(self, files: SnapshotFiles, windows: Windows) -> None:
+        self.files = files
+        self.windows = windows
+        self.ahead = Ahead(files)
         self.fs = LocalFileSystem()
-        self.paths = [footer.file for footer in footers]
+        self.paths = [footer.file for footer in files.footers]
         self.pieces = [
-            SnapshotPiece(footer.file, len(footer.row_group_rows), _schema(footer, layout))
-            for footer in footers
+            SnapshotPiece(footer.file, len(footer.row_group_rows), _schema(footer, files.layout))
+            for footer in files.footers
         ]
 
 
 class PlanReader(Reader):  # type: ignore[misc]
-    """Petastorm's reader over the items of a plan; gives one block an item, in their order.
+    """Petastorm's reader over the items of a plan; reports each when its rows are in the windows.
 
     Args:
         snapshot: The files.
@@ -76,21 +85,12 @@ class PlanReader(Reader):  # type: ignore[misc]
 
     def _create_ventilator(self, *_args: Any) -> PlanVentilator:
         """Replaces Petastorm's choice of row groups by the plan's; the pool bounds the queue."""
-        items = [
-            {"piece_index": item.row_group, "start": item.start, "stop": item.stop}
-            for item in self._items
-        ]
+        items = [{"item": item} for item in self._items]
         return PlanVentilator(self._workers_pool.ventilate, items, iterations=1)
 
 
 def _schema(footer: Footer, layout: ResolvedLayout) -> pa.Schema:
     """Returns the columns in types that Petastorm can name; the worker goes by the layout."""
-    fields = []
-    for column in layout.columns:
-        found = footer.types[column]
-        if is_list(found):
-            found = pa.list_(found.value_type)
-        elif column in layout.strings:
-            found = pa.string()
-        fields.append((column, found))
-    return pa.schema(fields)
+    types = {name: footer.types[name] for name in layout.columns}
+    named = {name: t if pa.types.is_primitive(t) else pa.binary() for name, t in types.items()}
+    return pa.schema(list(named.items()))

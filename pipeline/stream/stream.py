@@ -4,60 +4,74 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import closing
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+from torch.utils.data import IterableDataset, get_worker_info
 
-from pipeline.errors import PlanError, StreamError
-from pipeline.stream.batches import Batch, BatchAssembler
-from pipeline.stream.footers import read_footers
+from pipeline.errors import PlanError
+from pipeline.stream.batches import Batch
+from pipeline.stream.blocks import ragged
+from pipeline.stream.cache import Block, BlockCache, CacheSettings
+from pipeline.stream.epoch import EpochReader
+from pipeline.stream.fetch import SnapshotFiles, unreadable
+from pipeline.stream.footers import FooterCache, open_parquet, read_footers
 from pipeline.stream.layout import BatchLayout, resolve
 from pipeline.stream.plan import (
-    EpochPlan,
     PlanSettings,
+    bounded_window_rows,
     check_ranks,
     default_canonical_shards,
     plan_epoch,
     steps_per_epoch,
 )
-from pipeline.stream.pool import OrderedPool
-from pipeline.stream.reader import PlanReader, Snapshot
-from pipeline.stream.worker import Block
+from pipeline.stream.windows import row_bytes
 
 _log = logging.getLogger(__name__)
 
 # Below this many row groups a shard, those cut in two at its ends cost notable decoding.
 _ROW_GROUPS_PER_SHARD = 16
+_MOST_DEFAULT_WORKERS = 8
 
 
-class Stream:
+class Stream(IterableDataset[Batch]):
     """Reads a snapshot's rows into batches: each exactly once an epoch, over all ranks.
 
     The order depends on the snapshot, the seed, the epoch and the settings below, but neither on
     timing nor on `workers_count`; which rows a global step holds does not depend on `world_size`.
     Without `shuffle` each rank delivers its share of the rows in the order of the files.
 
+    It is an `IterableDataset` whose every iteration is the next epoch; its batches are ready made,
+    so a DataLoader takes it with `batch_size=None, num_workers=0`.
+
     Args:
         files: Absolute paths or URIs of the snapshot's Parquet files, in the same order everywhere.
         layout: Which columns become which tensors.
         rows_per_batch: Rows of a global step, over all ranks.
+        rows_per_rank_batch: Instead of `rows_per_batch`, rows of a step on each rank.
         seed: What all shuffling derives from, beside the epoch.
         rank: This process among the ranks.
         world_size: Number of ranks.
         shuffle: Whether to permute row groups, and rows within windows.
         shuffle_window_rows: Rows permuted among each other, over all ranks.
+        shuffle_window_bytes: Most bytes of a window, over all ranks; wide rows make it shorter.
         canonical_shards: Parts of equal rows that the ranks share out; by default the largest of
             8, 4, 2, 1 that divides `rows_per_batch`, without `shuffle` the world size.
-        workers_count: Threads that decode.
+        workers_count: Threads that decode; by default this rank's share of the cores, 2 to 8.
         drop_last: Whether to leave out rows that do not fill a global step.
+        cache: Where to keep decoded row groups for the epochs and runs to come.
 
     Raises:
         PlanError: Batch, shards and ranks do not fit together.
         RowGroupError: A file is not there or its footer cannot be read.
         SchemaError: A file lacks a column of the layout, or has it in a type that does not fit.
+        CacheError: The cache's folder cannot be used.
     """
 
     def __init__(
@@ -65,19 +79,24 @@ class Stream:
         files: Sequence[str],
         layout: BatchLayout,
         *,
-        rows_per_batch: int,
+        rows_per_batch: int | None = None,
+        rows_per_rank_batch: int | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
         shuffle_window_rows: int = 262_144,
+        shuffle_window_bytes: int = 1 << 30,
         canonical_shards: int | None = None,
-        workers_count: int = 2,
+        workers_count: int | None = None,
         drop_last: bool = False,
+        cache: CacheSettings | None = None,
     ) -> None:
+        super().__init__()
+        rows_per_batch = _global_batch(rows_per_batch, rows_per_rank_batch, world_size)
         if canonical_shards is None and rows_per_batch > 0:
             canonical_shards = default_canonical_shards(rows_per_batch) if shuffle else world_size
-        self._settings = PlanSettings(
+        asked = PlanSettings(
             rows_per_batch=rows_per_batch,
             canonical_shards=canonical_shards if canonical_shards is not None else 1,
             seed=seed,
@@ -85,29 +104,29 @@ class Stream:
             shuffle_window_rows=shuffle_window_rows,
             drop_last=drop_last,
         )
-        check_ranks(self._settings, rank, world_size)
-        if workers_count < 1:
-            raise PlanError("workers_count", f"{workers_count} is less than 1", "Set 1 or more.")
-        self._rank, self._world_size, self._workers_count = rank, world_size, workers_count
-        footers = read_footers(files)
-        self._layout = resolve(layout, footers)
-        self._snapshot = Snapshot(footers, self._layout)
-        self._row_counts = np.array([n for f in footers for n in f.row_group_rows], np.int64)
-        self._snapshot_digest = _digest(files, self._row_counts)
-        self._reader: PlanReader | None = None
-        self._position = (0, 0)
+        check_ranks(asked, rank, world_size)
+        self._rank, self._world_size = rank, world_size
+        self._workers_count = _workers(workers_count)
+        blocks = BlockCache(cache) if cache is not None else None
+        parsed = FooterCache()
+        footers = read_footers(files, parsed, blocks)
+        self._files = SnapshotFiles(footers, resolve(layout, footers), parsed, blocks)
+        self._settings = _bounded(asked, shuffle_window_bytes, self._files)
+        self._snapshot_digest = _digest(files, self._files.row_counts)
+        self._reader: EpochReader | None = None
+        self._position: tuple[int, int] | None = None
         self._resume_at: tuple[int, int] | None = None
         self._warn_of_few_row_groups()
 
     @property
     def rows(self) -> int:
         """Rows of the snapshot."""
-        return int(self._row_counts.sum())
+        return int(self._files.row_counts.sum())
 
     @property
     def row_groups(self) -> int:
         """Row groups of the snapshot."""
-        return len(self._row_counts)
+        return len(self._files.row_counts)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,13 +134,9 @@ class Stream:
         return steps_per_epoch(self.rows, self._settings)
 
     @property
-    def items_in_flight(self) -> int:
-        """Most row groups that are queued, decoded or waiting: a window ahead of the consumer."""
-        filled = max(1, int(np.count_nonzero(self._row_counts)))
-        rows_per_row_group = max(1, self.rows // filled)
-        window_rows = self._settings.steps_per_window * self._settings.rows_per_batch
-        rank_window_rows = window_rows // self._world_size
-        return 2 * self._workers_count + rank_window_rows // rows_per_row_group
+    def shuffle_window_rows(self) -> int:
+        """Rows permuted among each other, over all ranks; fewer than asked for if they are wide."""
+        return self._settings.shuffle_window_rows
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Yields this rank's batches of an epoch.
@@ -141,18 +156,38 @@ class Stream:
         self.close()
         self._position = (epoch, first_step)
         plan = plan_epoch(
-            self._row_counts,
+            self._files.row_counts,
             self._settings,
             epoch=epoch,
             rank=self._rank,
             world_size=self._world_size,
             first_step=first_step,
         )
-        return self._deliver(plan)
+        self._reader = EpochReader(
+            plan,
+            settings=self._settings,
+            files=self._files,
+            workers_count=self._workers_count,
+        )
+        return self._deliver(self._reader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the rest of the epoch that a loaded state is in, else the next epoch.
+
+        Raises:
+            PlanError: It runs in a worker process of a DataLoader: each would give every row.
+        """
+        if get_worker_info() is not None:
+            raise PlanError(
+                "DataLoader(num_workers=...)",
+                "the stream decodes on threads of its own, and each process would give every row",
+                "Set num_workers=0, and workers_count of the stream.",
+            )
+        return self.epoch(self._next_epoch())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is: plain values, the same on every rank of a step."""
-        epoch, step = self._resume_at or self._position
+        epoch, step = self._resume_at or self._position or (0, 0)
         return {"epoch": epoch, "step": step, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -175,11 +210,10 @@ class Stream:
         self._resume_at = (int(state["epoch"]), int(state["step"]))
 
     def close(self) -> None:
-        """Ends the epoch that is being read; no thread is left."""
+        """Ends the epoch that is being read; no thread is left, and no file open."""
         reader, self._reader = self._reader, None
         if reader is not None:
-            reader.stop()
-            reader.join()
+            reader.close()
 
     def __enter__(self) -> Self:
         return self
@@ -191,6 +225,12 @@ class Stream:
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _next_epoch(self) -> int:
+        if self._resume_at is not None:
+            epoch, step = self._resume_at
+            return epoch if step < self.steps_per_epoch else epoch + 1
+        return 0 if self._position is None else self._position[0] + 1
 
     def _take_resume_step(self, epoch: int) -> int:
         if self._resume_at is None:
@@ -205,38 +245,14 @@ class Stream:
         self._resume_at = None
         return step if epoch == resume_epoch else 0
 
-    def _deliver(self, plan: EpochPlan) -> Iterator[Batch]:
-        """Opens a reader for the plan's items and yields batches until the plan is fulfilled."""
-        reader = self._open_reader(plan)
+    def _deliver(self, reader: EpochReader) -> Iterator[Batch]:
+        """Yields the reader's batches, and knows after each how far the epoch is."""
         try:
-            blocks = iter(()) if reader is None else self._counted(reader, plan)
-            for batch in BatchAssembler(plan, self._settings, self._layout, blocks):
-                self._position = (plan.epoch, batch.step + 1)
+            for batch in reader:
+                self._position = (reader.plan.epoch, batch.step + 1)
                 yield batch
         finally:
-            if reader is not None and reader is self._reader:
-                self.close()
-
-    def _open_reader(self, plan: EpochPlan) -> PlanReader | None:
-        if not plan.items:
-            return None
-        pool = OrderedPool(self._workers_count, len(plan.items), self.items_in_flight)
-        self._reader = PlanReader(self._snapshot, plan.items, pool)
-        return self._reader
-
-    def _counted(self, reader: PlanReader, plan: EpochPlan) -> Iterator[Block]:
-        """Yields the reader's blocks; refuses to end before the plan does."""
-        for delivered, item in enumerate(plan.items):
-            block: Block | None = next(reader, None)
-            rows = 0 if block is None else len(next(iter(block.values())))
-            if block is None or rows != item.stop - item.start:
-                raise StreamError(
-                    f"epoch {plan.epoch}",
-                    f"item {delivered} of {len(plan.items)} came with {rows} rows "
-                    f"instead of {item.stop - item.start}",
-                    "This is a fault of the reader; please report it.",
-                )
-            yield block
+            reader.close()
 
     def _identity(self) -> dict[str, Any]:
         """Returns what must be the same for a state to fit."""
@@ -252,6 +268,63 @@ class Stream:
                 self._settings.canonical_shards,
                 _ROW_GROUPS_PER_SHARD,
             )
+
+
+def _global_batch(total: int | None, per_rank: int | None, world_size: int) -> int:
+    if (total is None) == (per_rank is None):
+        raise PlanError(
+            "rows_per_batch, rows_per_rank_batch",
+            f"are {total} and {per_rank}",
+            "Give one of them: rows of a step over all ranks, or on each rank.",
+        )
+    return total if total is not None else per_rank * world_size  # type: ignore[operator]
+
+
+def _workers(asked: int | None) -> int:
+    """Returns the threads to decode with; torchrun says how many ranks share this host."""
+    if asked is None:
+        ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return min(_MOST_DEFAULT_WORKERS, max(2, (cores or 2) // ranks))
+    if asked < 1:
+        raise PlanError("workers_count", f"{asked} is less than 1", "Set 1 or more.")
+    return asked
+
+
+def _bounded(asked: PlanSettings, window_bytes: int, files: SnapshotFiles) -> PlanSettings:
+    """Returns the settings with a window that fits its bytes; the same on every rank."""
+    if window_bytes < 1:
+        raise PlanError("shuffle_window_bytes", f"{window_bytes} is less than 1", "Set 1 or more.")
+    bytes_a_row = row_bytes(files.layout, _sample(files))
+    rows = bounded_window_rows(
+        asked.shuffle_window_rows, window_bytes, bytes_a_row, asked.rows_per_batch
+    )
+    if rows < asked.shuffle_window_rows and asked.shuffle:
+        _log.info(
+            "a shuffle window has %d rows instead of %d: rows of %d bytes, at most %d bytes",
+            rows,
+            asked.shuffle_window_rows,
+            bytes_a_row,
+            window_bytes,
+        )
+    return replace(asked, shuffle_window_rows=rows)
+
+
+def _sample(files: SnapshotFiles) -> Block | None:
+    """Returns the ragged columns of the first row group, by which rows without a size are judged.
+
+    Sizes in the footer do not tell: a dictionary of a few strings stands for many long rows.
+    """
+    columns = list(files.layout.ragged_columns)
+    if not columns or not files.row_counts.any():
+        return None
+    source = files.sources[int(np.flatnonzero(files.row_counts)[0])]
+    try:
+        with closing(open_parquet(source.file, files.parsed)) as parquet:
+            table = parquet.read_row_group(source.row_group, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(source, error) from error
+    return ragged(table, files.layout, str(source))
 
 
 def _digest(files: Sequence[str], row_counts: np.ndarray[Any, np.dtype[np.int64]]) -> str:

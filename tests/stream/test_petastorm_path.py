@@ -53,7 +53,7 @@ def test_without_petastorms_reader_no_row_comes(
         next(stream.epoch(0))
 
 
-def test_every_block_is_ventilated_and_read_by_petastorm_exactly_once(
+def test_every_item_is_ventilated_and_read_by_petastorm_exactly_once(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ventilated: list[int] = []
@@ -61,13 +61,13 @@ def test_every_block_is_ventilated_and_read_by_petastorm_exactly_once(
     ventilator_start, reader_next = ConcurrentVentilator.start, Reader.__next__
 
     def start(self: Any):
-        ventilated.extend(item["piece_index"] for item in self._items_to_ventilate)
+        ventilated.extend(item["item"].row_group for item in self._items_to_ventilate)
         ventilator_start(self)
 
     def read_next(self: Any):
-        block = reader_next(self)
-        read.append(len(block["id"]))
-        return block
+        placed = reader_next(self)
+        read.append(placed.rows)
+        return placed
 
     monkeypatch.setattr(ConcurrentVentilator, "start", start)
     monkeypatch.setattr(Reader, "__next__", read_next)

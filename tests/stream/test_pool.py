@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -33,10 +34,13 @@ def start(
     items: list[dict[str, int]],
     worker_class: type[WorkerBase] = JitteryWorker,
     workers_count: int = 4,
-    items_in_flight: int = 8,
-    planned: int | None = None,
+    windows: Sequence[int] | None = None,
+    open_windows: int = 0,
 ):
-    pool = OrderedPool(workers_count, len(items) if planned is None else planned, items_in_flight)
+    """A pool that reads `items`; without `windows` all of them belong to one that is open."""
+    pool = OrderedPool(
+        workers_count, [0] * len(items) if windows is None else windows, open_windows
+    )
     pool.start(worker_class, None, PlanVentilator(pool.ventilate, items))
     return pool
 
@@ -64,15 +68,24 @@ def test_an_item_may_have_no_result_or_several() -> None:
     assert drain(start(items)) == [(n, part) for n in range(30) for part in range(n % 3)]
 
 
-def test_no_more_items_are_in_flight_than_allowed() -> None:
-    pool = start([{"number": number} for number in range(100)], items_in_flight=6)
-    for _ in range(10):
+def test_items_start_only_when_their_window_is_open_or_workers_would_idle() -> None:
+    items = [{"number": number} for number in range(100)]
+    pool = start(items, workers_count=2, windows=[n // 10 for n in range(100)], open_windows=1)
+    for delivered in range(1, 11):
+        assert pool.get_results() == (delivered - 1, 0)
+    wait_for(pool, lambda counts: counts["items_waiting"] == 10)
+    assert pool.diagnostics["items_ventilated"] == 20  # windows 0 and 1, none of window 2
+    for _ in range(8):
         pool.get_results()
-    time.sleep(0.1)
-    counts = pool.diagnostics
-    assert counts["items_ventilated"] == 16
-    assert counts["items_delivered"] == 10
-    assert len(drain(pool)) == 90
+    # 2 of window 1 are left: for 2 workers up to 4 may be in flight, whatever the window
+    wait_for(pool, lambda counts: counts["items_ventilated"] == 22)
+    pool.open_windows(9)
+    assert len(drain(pool)) == 82
+
+
+def wait_for(pool: OrderedPool, reached: Callable[[dict[str, int]], bool]) -> None:
+    with pool._changed:
+        assert pool._changed.wait_for(lambda: reached(pool.diagnostics), timeout=20)
 
 
 def test_a_workers_exception_comes_at_its_items_place_and_ends_all_threads() -> None:
@@ -85,7 +98,7 @@ def test_a_workers_exception_comes_at_its_items_place_and_ends_all_threads() -> 
 
 
 def test_a_ventilator_that_ends_early_is_an_error_and_no_short_epoch() -> None:
-    pool = start([{"number": number} for number in range(7)], planned=9)
+    pool = start([{"number": number} for number in range(7)], windows=[0] * 9)
     assert [pool.get_results() for _ in range(7)]
     with pytest.raises(StreamError, match="after 7 of 9 planned items"):
         pool.get_results()
@@ -94,7 +107,7 @@ def test_a_ventilator_that_ends_early_is_an_error_and_no_short_epoch() -> None:
 
 
 def test_stopping_wakes_a_ventilator_that_waits_for_room() -> None:
-    pool = start([{"number": number} for number in range(1000)], items_in_flight=1)
+    pool = start([{"number": number} for number in range(1000)], windows=range(1000))
     pool.get_results()
     pool.stop()
     pool.join()

@@ -56,7 +56,6 @@ def test_a_hundred_epochs_deliver_every_id_exactly_once_over_1_2_and_4_ranks(
             )
             for rank in range(world_size)
         ]
-        assert streams[0].row_groups > 4 * streams[0].items_in_flight
         for epoch in range(100):
             delivered = Counter(i for s in streams for i in drain(s.epoch(epoch)))
             assert delivered == expected, f"epoch {epoch} of {world_size} ranks"
@@ -268,7 +267,7 @@ def test_tensors_have_the_layouts_shapes_dtypes_and_values(files: list[str]) -> 
     assert ids.shape == (64,)
     assert ids.dtype == torch.int64
     torch.testing.assert_close(batch.tensors["numeric"], torch.stack([ids * 0.5, ids * 2.0], 1))
-    assert batch.tensors["numeric"].is_contiguous()
+    assert batch.tensors["numeric"].T.is_contiguous()  # as Parquet has it: column after column
     torch.testing.assert_close(batch.tensors["categorical"], (ids % 7).int()[:, None])
     torch.testing.assert_close(batch.tensors["wide"], torch.stack([ids % 7, ids], 1))
     torch.testing.assert_close(batch.tensors["label"], (ids % 2).float())

@@ -1,0 +1,216 @@
+"""Row groups for the workers: from the cache, from what was read ahead, or from the file."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import LakestormError, RowGroupError
+from pipeline.stream.blocks import to_block
+from pipeline.stream.cache import Block, BlockCache, block_key
+from pipeline.stream.footers import Footer, FooterCache, open_parquet
+from pipeline.stream.layout import ResolvedLayout
+from pipeline.stream.plan import Item
+from pipeline.stream.stores import ReadAhead, identity_of, is_remote
+
+# Requests to stores that are under way at once: they wait for the network, not for a core.
+_READ_AHEAD_THREADS = 8
+# Files that each worker keeps open.
+_OPEN_FILES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroupSource:
+    """Where a row group is, and how errors name it."""
+
+    file: str
+    row_group: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, row group {self.row_group}"
+
+
+class SnapshotFiles:
+    """What a stream reads, and where it keeps what it read.
+
+    Args:
+        footers: Of the files, in their order.
+        layout: What is made of a row group.
+        parsed: Where parsed footers are at hand.
+        cache: Where decoded row groups are kept.
+    """
+
+    def __init__(
+        self,
+        footers: Sequence[Footer],
+        layout: ResolvedLayout,
+        parsed: FooterCache,
+        cache: BlockCache | None,
+    ) -> None:
+        self.footers = footers
+        self.layout = layout
+        self.parsed = parsed
+        self.cache = cache
+        self.sources = [
+            RowGroupSource(footer.file, index)
+            for footer in footers
+            for index in range(len(footer.row_group_rows))
+        ]
+        """The row groups, as the plan counts them."""
+        self.row_counts = np.array([n for f in footers for n in f.row_group_rows], np.int64)
+        """Rows of each row group, int64 [row groups]."""
+        self._digest = layout.digest()
+        self._identities = {footer.file: footer.identity for footer in footers}
+
+    def key(self, source: RowGroupSource) -> str:
+        """Returns what a decoded row group has in the cache as its key."""
+        identity = self._identities[source.file] or ""
+        return block_key(source.file, identity, source.row_group, self._digest)
+
+    def open(self, file: str) -> pq.ParquetFile:
+        """Opens a file of the snapshot.
+
+        Raises:
+            RowGroupError: It is not the file whose footer was read.
+            OSError: It is gone, or its store fails again and again.
+        """
+        if not is_remote(file) and identity_of(file) != self._identities[file]:
+            raise RowGroupError(
+                file,
+                f"{identity_of(file)} (size and time of change), but {self._identities[file]} "
+                "when its footer was read",
+                "Files of a snapshot must not change; open the stream again.",
+            )
+        return open_parquet(file, self.parsed)
+
+
+class Ahead:
+    """Begins to fetch remote row groups when their items are queued.
+
+    Args:
+        files: What is read.
+    """
+
+    def __init__(self, files: SnapshotFiles) -> None:
+        self._files = files
+        remote = any(is_remote(footer.file) for footer in files.footers)
+        self._read_ahead = ReadAhead(_READ_AHEAD_THREADS) if remote else None
+        self._begun: set[Item] = set()
+
+    def begin(self, item: Item) -> None:
+        """Starts to fetch what an item needs, unless it is at hand on this machine.
+
+        Raises:
+            RowGroupError: The file's footer cannot be read.
+        """
+        source, cache = self._files.sources[item.row_group], self._files.cache
+        if self._read_ahead is None or not is_remote(source.file):
+            return
+        if cache is not None and self._files.key(source) in cache:
+            return
+        try:
+            footer = self._files.parsed.get(source.file)
+        except LakestormError:
+            raise
+        except Exception as error:
+            raise unreadable(source, error) from error
+        columns = self._files.layout.columns
+        self._begun.add(item)
+        self._read_ahead.schedule(item, source.file, footer, source.row_group, columns)
+
+    def take(self, item: Item) -> pa.NativeFile | None:
+        """Returns what was fetched for an item, as a file that holds no more than that."""
+        if self._read_ahead is None or item not in self._begun:
+            return None
+        self._begun.discard(item)
+        return self._read_ahead.take(item)
+
+    def close(self) -> None:
+        """Cancels what is not fetched yet; no thread is left."""
+        if self._read_ahead is not None:
+            self._read_ahead.close()
+
+
+class RowGroups:
+    """One worker's way to row groups; it keeps its last few local files open.
+
+    Args:
+        files: What is read.
+        ahead: What the stores are asked for already.
+    """
+
+    def __init__(self, files: SnapshotFiles, ahead: Ahead) -> None:
+        self._files = files
+        self._ahead = ahead
+        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+
+    def source(self, item: Item) -> RowGroupSource:
+        """Returns where an item's row group is."""
+        return self._files.sources[item.row_group]
+
+    def block(self, item: Item) -> Block:
+        """Returns an item's rows, decoded.
+
+        Raises:
+            RowGroupError: The row group is not what it was when the footers were read.
+            NullValueError: A dense column holds a null.
+            SchemaError: Lists are not of the length or shape that is asked for.
+            OSError: The file is gone, or its store fails again and again.
+            ArrowInvalid: A page is corrupt.
+        """
+        layout, cache = self._files.layout, self._files.cache
+        if cache is None:
+            rows = self.table(item).slice(item.start, item.stop - item.start)
+            return to_block(rows, layout, str(self.source(item)))
+        key = self._files.key(self.source(item))
+        whole = cache.get(key)
+        if whole is None:
+            # Whole, as other epochs cut it elsewhere.
+            whole = to_block(self.table(item), layout, str(self.source(item)))
+            cache.put(key, layout.stacked(whole))
+        return layout.rows(whole, item.start, item.stop)
+
+    def table(self, item: Item) -> pa.Table:
+        """Returns an item's row group, whole; raises as `block` does."""
+        source = self.source(item)
+        columns = list(self._files.layout.columns)
+        fetched = self._ahead.take(item)
+        if fetched is None:
+            parquet = self._opened(source.file)
+        else:
+            parquet = pq.ParquetFile(fetched, metadata=self._files.parsed.get(source.file))
+        # The workers are the threads; more of Arrow's would only stand in each other's way.
+        table = parquet.read_row_group(source.row_group, columns=columns, use_threads=False)
+        if table.num_rows < item.stop:
+            raise RowGroupError(
+                str(source),
+                f"{table.num_rows} rows, but {item.stop} when the footers were read",
+                "Files of a snapshot must not change; open the stream again.",
+            )
+        return table
+
+    def close(self) -> None:
+        """Closes the files that are still open."""
+        while self._open:
+            self._open.popitem()[1].close(force=True)
+
+    def _opened(self, file: str) -> pq.ParquetFile:
+        parquet = self._open.pop(file, None) or self._files.open(file)
+        self._open[file] = parquet
+        if len(self._open) > _OPEN_FILES:
+            self._open.popitem(last=False)[1].close(force=True)
+        return parquet
+
+
+def unreadable(source: RowGroupSource, error: Exception) -> RowGroupError:
+    """Returns the error for a row group that cannot be read."""
+    return RowGroupError(
+        str(source),
+        f"{type(error).__name__}: {error}",
+        "Restore the file, or read a version of the table that does not have it.",
+    )

@@ -1,0 +1,99 @@
+"""A proxy in front of a local S3 server that counts requests and fails where a test tells it to."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+_ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+_STATUS = {"SlowDown": 503, "TooManyRequests": 429, "AccessDenied": 403}
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Hands requests on to a server on the loopback.
+
+    Faults are the codes above, answered instead of the server; "drop", a connection closed without
+    an answer; "cut", one closed in the midst of the body; and "hold", a request that waits for
+    `release`.
+    """
+
+    daemon_threads = False
+    block_on_close = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target_port = port
+        self.requests: list[str] = []
+        self.faults: dict[str, deque[str]] = {}
+        self.held = threading.Semaphore(0)
+        self.release = threading.Event()
+
+    @property
+    def port(self) -> int:
+        return self.server_address[1]
+
+    def fail(self, fault: str, times: int, method: str = "GET") -> None:
+        """The next requests of this method get this fault."""
+        self.faults.setdefault(method, deque()).extend([fault] * times)
+
+    def reset(self) -> None:
+        self.requests.clear()
+        self.faults.clear()
+        self.release.clear()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that went away are part of the tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FaultyProxy
+
+    def answer(self) -> None:
+        self.server.requests.append(self.command)
+        faults = self.server.faults.get(self.command)
+        fault = faults.popleft() if faults else None
+        self.close_connection = True
+        if fault == "drop":
+            return
+        if fault == "hold":
+            self.server.held.release()
+            self.server.release.wait()
+        if fault in _STATUS:
+            self._send(_STATUS[fault], [], _ERROR.format(code=fault).encode())
+            return
+        status, headers, body = self._hand_on()
+        self._send(status, headers, body, cut=fault == "cut")
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - http.server's names
+
+    def log_message(self, *_args: Any) -> None:
+        pass
+
+    def _hand_on(self) -> tuple[int, list[tuple[str, str]], bytes]:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.target_port)
+        try:
+            connection.request(self.command, self.path, body, dict(self.headers))
+            response = connection.getresponse()
+            return response.status, response.getheaders(), response.read()
+        finally:
+            connection.close()
+
+    def _send(
+        self, status: int, headers: list[tuple[str, str]], body: bytes, *, cut: bool = False
+    ) -> None:
+        kept = {name.lower(): value for name, value in headers}
+        kept.pop("connection", None)
+        kept.pop("transfer-encoding", None)
+        if self.command != "HEAD" or "content-length" not in kept:
+            kept["content-length"] = str(len(body))
+        self.send_response(status)
+        for name, value in kept.items():
+            if name not in {"date", "server"}:
+                self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
