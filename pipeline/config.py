@@ -165,7 +165,7 @@ class Features(Settings):
     numeric: dict[str, Numeric] = {}
     categorical: dict[str, Categorical] = {}
     cyclic: dict[str, Cyclic] = {}
-    rows_per_row_group: Positive = 16_384
+    rows_per_row_group: Positive = 8_192
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Self:
@@ -202,7 +202,7 @@ class Train(Settings):
     weight_decay: float = Field(default=0.0, ge=0)
     patience_epochs: Positive = 3
     """Stop after this many epochs without a better validation AUROC."""
-    shuffle_window_rows: Positive = 262_144
+    shuffle_window_rows: Positive = 2_097_152
     stream_workers: Positive = 2
     """Threads that read row groups."""
     checkpoint_every_steps: Positive = 200

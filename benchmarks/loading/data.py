@@ -73,7 +73,7 @@ def layouts() -> list[FileLayout]:
         for shape in ("flat", "packed", "fixed")
         for dictionary in (False, True)
         for codec in ("snappy", "zstd")
-        for rows in (16_384, 32_768, 65_536)
+        for rows in (8_192, 16_384, 32_768, 65_536)
         if rows == ROWS_PER_ROW_GROUP or not (dictionary or shape == "fixed")
         if not (dictionary and shape == "fixed")
     ]

@@ -92,15 +92,22 @@ def read_raw(files: list[str], _layout: FileLayout) -> Timed:
     return clock.stop(read())
 
 
-def read_ours(files: list[str], layout: FileLayout, canonical_shards: int | None = None) -> int:
-    """The stream, with the defaults that ship."""
+def read_ours(
+    files: list[str],
+    layout: FileLayout,
+    canonical_shards: int | None = None,
+    window_rows: int | None = WINDOW_ROWS,
+) -> int:
+    """The stream, as it ships but for the window, which is that of all loaders here."""
     wanted = BatchLayout(matrices=layout.matrices, scalars={"label": "label"})
+    window: dict[str, Any] = {} if window_rows is None else {"shuffle_window_rows": window_rows}
     with Stream(
         files,
         wanted,
         rows_per_batch=ROWS_PER_BATCH,
         seed=SEED,
         canonical_shards=canonical_shards,
+        **window,
     ) as stream:
         return sum(_rows(batch.tensors) for batch in stream.epoch(0))
 
@@ -318,9 +325,12 @@ def _is_large(layout: FileLayout, _best: FileLayout) -> bool:
 
 LOADERS: dict[str, Loader] = {
     "raw": Loader(read_raw, "raw read_row_group", lambda layout, best: layout == best),
-    "ours": Loader(read_ours, "ours, as it ships", _any),
+    "ours": Loader(read_ours, "ours", _any),
     "ours_one_shard": Loader(
         partial(read_ours, canonical_shards=1), "ours, canonical_shards=1", _any
+    ),
+    "ours_default_window": Loader(
+        partial(read_ours, window_rows=None), "ours, its own default window", _any
     ),
     "dataset": Loader(read_dataset, "pyarrow.dataset, by hand", _any),
     "dataloader_utils": Loader(

@@ -9,7 +9,7 @@ from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
 from pipeline.lake.root import Lake
-from pipeline.lake.snapshot import Snapshot
+from pipeline.lake.snapshot import Between, Snapshot
 from pipeline.lake.table import Table
 from pipeline.lake.transaction import Committed, Transaction, commit
 
@@ -17,6 +17,7 @@ __all__ = [
     "COUNTS",
     "RUN",
     "Attempt",
+    "Between",
     "Committed",
     "DataFile",
     "Lake",

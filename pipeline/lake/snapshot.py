@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -15,6 +16,18 @@ from pyspark.sql import functions as F
 from pipeline.errors import LakeError
 from pipeline.lake.files import NULL_PARTITION, DataFile, partition_of
 from pipeline.lake.schema import from_delta, to_spark, without
+
+
+@dataclass(frozen=True)
+class Between:
+    """Values of a partition column from a first to a last one, both included; null is not."""
+
+    first: object
+    last: object
+
+
+Wanted = str | Collection[str | None] | Between
+"""What is wanted of a partition column: one value, some, or all from a first to a last one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +70,46 @@ class Snapshot:
         values = {file.partition[column] for file in self.files}
         return sorted(values, key=lambda value: (value is None, value or ""))
 
-    def select(self, **partitions: Collection[str | None]) -> Snapshot:
+    def select(self, **partitions: Wanted) -> Snapshot:
         """The same version with only the files of some partitions.
 
         Args:
-            partitions: Partition column to the values wanted, such as `split={"train"}`.
+            partitions: Partition column to what is wanted of it: `split="train"`,
+                `split={"train", "validation"}`, `period=Between("2013-01", "2013-06")`. Values are
+                compared in the column's type, so that numbers are not compared as texts.
 
         Raises:
-            LakeError: A column is not a partition column, so that files could not be pruned.
+            LakeError: A column is not a partition column, so that files could not be pruned, or a
+                value is not of its type.
         """
-        for column in partitions:
+        kept = self.files
+        for column, wanted in partitions.items():
             self._require_partition_column(column)
-        kept = tuple(
-            file
-            for file in self.files
-            if all(file.partition[column] in wanted for column, wanted in partitions.items())
-        )
+            matches = self._matcher(column, wanted)
+            kept = tuple(file for file in kept if matches(file.partition[column]))
         return replace(self, files=kept)
+
+    def _matcher(self, column: str, wanted: Wanted) -> Callable[[str | None], bool]:
+        if isinstance(wanted, Between):
+            first, last = self._typed(column, wanted.first), self._typed(column, wanted.last)
+            return lambda text: text is not None and first <= self._typed(column, text) <= last
+        wanted = [wanted] if isinstance(wanted, str) else wanted
+        values = {self._typed(column, value) for value in wanted}
+        return lambda text: self._typed(column, text) in values
+
+    def _typed(self, column: str, value: object) -> Any:
+        """A value in the type of a partition column, as Python has it."""
+        wanted = self.schema.field(column).type
+        if value is None:
+            return None
+        try:
+            return pa.scalar(str(value)).cast(wanted).as_py()
+        except pa.ArrowInvalid as error:
+            raise LakeError(
+                f"table {self.name}, column {column}",
+                f"has the type {wanted}, which {value!r} is not",
+                "Choose by values of that type.",
+            ) from error
 
     def dataframe(self, spark: SparkSession) -> DataFrame:
         """The rows as a Spark frame, columns in the table's order."""
@@ -119,7 +155,8 @@ class Snapshot:
             raise LakeError(
                 f"table {self.name}, column {column}",
                 "is not a partition column, so files cannot be chosen by it",
-                f"Choose by {', '.join(self.partition_by) or 'nothing: it has no partitions'}.",
+                f"Choose by {', '.join(self.partition_by) or 'nothing: it has no partitions'}; "
+                "rows by other columns: in a rule of `clean`, or partition the table by it.",
             )
 
 

@@ -1,12 +1,15 @@
 """Row groups of Parquet, through Petastorm, to dense torch batches.
 
-    footers.py  reads row counts and types, once a file
-    layout.py   which columns become which tensors
-    plan.py     which rows come in which step, on which rank
-    reader.py   Petastorm's reader over the plan's items:
-                ventilator -> pool.py (threads) -> worker.py (row group to arrays)
-    batches.py  shuffle windows, batches
-    stream.py   the one class to use
+    stores.py, read_ahead.py   bytes: local disks, S3, whatever fsspec knows
+    footers.py                 row counts and types, once a file
+    layout.py, codecs.py       which columns become which tensors; unischema.py: Petastorm's say so
+    plan.py                    which rows come in which step, on which rank
+    reader.py                  Petastorm's reader over the plan's items:
+                               ventilator -> pool.py (threads) -> worker.py
+    fetch.py, decode.py        a row group's block: out of cache.py, or decoded
+    windows.py                 rows from row groups' order to delivery's
+    batches.py                 windows to batches
+    epoch.py, stream.py        one epoch; the one class to use
 
 `bridge.py` and `legacy/` let Petastorm itself run on current pyarrow and NumPy; importing anything
 of this package loads them.
@@ -22,17 +25,40 @@ from pipeline.stream import bridge  # noqa: F401
 
 if TYPE_CHECKING:
     from pipeline.stream.batches import Batch
+    from pipeline.stream.cache import CacheSettings
+    from pipeline.stream.codecs import ArrayCodec, ImageCodec, RawCodec
     from pipeline.stream.footers import RowGroup, row_groups_of
-    from pipeline.stream.layout import BatchLayout
+    from pipeline.stream.layout import BatchLayout, SequenceColumn, TensorColumn
     from pipeline.stream.stream import Stream
+    from pipeline.stream.unischema import PetastormDataset
 
-__all__ = ["Batch", "BatchLayout", "RowGroup", "Stream", "row_groups_of"]
+__all__ = [
+    "ArrayCodec",
+    "Batch",
+    "BatchLayout",
+    "CacheSettings",
+    "ImageCodec",
+    "PetastormDataset",
+    "RawCodec",
+    "RowGroup",
+    "SequenceColumn",
+    "Stream",
+    "TensorColumn",
+    "row_groups_of",
+]
 
 _HOMES = {
+    "ArrayCodec": "pipeline.stream.codecs",
     "Batch": "pipeline.stream.batches",
     "BatchLayout": "pipeline.stream.layout",
+    "CacheSettings": "pipeline.stream.cache",
+    "ImageCodec": "pipeline.stream.codecs",
+    "PetastormDataset": "pipeline.stream.unischema",
+    "RawCodec": "pipeline.stream.codecs",
     "RowGroup": "pipeline.stream.footers",
+    "SequenceColumn": "pipeline.stream.layout",
     "Stream": "pipeline.stream.stream",
+    "TensorColumn": "pipeline.stream.layout",
     "row_groups_of": "pipeline.stream.footers",
 }
 

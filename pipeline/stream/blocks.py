@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import NullValueError, SchemaError
-from pipeline.stream.cache import Block
+from pipeline.stream.block_format import Block
 from pipeline.stream.codecs import Codec
 from pipeline.stream.footers import is_list
 from pipeline.stream.layout import Held, ResolvedLayout, SequenceSpec, TensorSpec

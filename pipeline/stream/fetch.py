@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import LakestormError, RowGroupError
-from pipeline.stream.blocks import to_block
-from pipeline.stream.cache import Block, BlockCache, block_key
-from pipeline.stream.footers import Footer, FooterCache, open_parquet
+from pipeline.stream.block_format import Block
+from pipeline.stream.cache import BlockCache, block_key
+from pipeline.stream.decode import OpenFile, decode
+from pipeline.stream.footers import Footer, FooterCache
 from pipeline.stream.layout import ResolvedLayout
 from pipeline.stream.plan import Item
-from pipeline.stream.stores import ReadAhead, identity_of, is_remote
+from pipeline.stream.read_ahead import ReadAhead
+from pipeline.stream.stores import identity_of, is_remote, open_file
 
 # Requests to stores that are under way at once: they wait for the network, not for a core.
 _READ_AHEAD_THREADS = 8
@@ -72,7 +73,7 @@ class SnapshotFiles:
         identity = self._identities[source.file] or ""
         return block_key(source.file, identity, source.row_group, self._digest)
 
-    def open(self, file: str) -> pq.ParquetFile:
+    def open(self, file: str) -> OpenFile:
         """Opens a file of the snapshot.
 
         Raises:
@@ -86,7 +87,8 @@ class SnapshotFiles:
                 "when its footer was read",
                 "Files of a snapshot must not change; open the stream again.",
             )
-        return open_parquet(file, self.parsed)
+        footer = self.parsed.get(file)
+        return OpenFile.of(open_file(file), footer)
 
 
 class Ahead:
@@ -147,7 +149,7 @@ class RowGroups:
     def __init__(self, files: SnapshotFiles, ahead: Ahead) -> None:
         self._files = files
         self._ahead = ahead
-        self._open: OrderedDict[str, pq.ParquetFile] = OrderedDict()
+        self._open: OrderedDict[str, OpenFile] = OrderedDict()
 
     def source(self, item: Item) -> RowGroupSource:
         """Returns where an item's row group is."""
@@ -165,46 +167,41 @@ class RowGroups:
         """
         layout, cache = self._files.layout, self._files.cache
         if cache is None:
-            rows = self.table(item).slice(item.start, item.stop - item.start)
-            return to_block(rows, layout, str(self.source(item)))
+            return layout.rows(self.whole(item), item.start, item.stop)
         key = self._files.key(self.source(item))
-        whole = cache.get(key)
-        if whole is None:
-            # Whole, as other epochs cut it elsewhere.
-            whole = to_block(self.table(item), layout, str(self.source(item)))
-            cache.put(key, layout.stacked(whole))
-        return layout.rows(whole, item.start, item.stop)
+        block = cache.get(key)
+        if block is None:
+            block = self.whole(item)
+            cache.put(key, layout.stacked(block))
+        return layout.rows(block, item.start, item.stop)
 
-    def table(self, item: Item) -> pa.Table:
-        """Returns an item's row group, whole; raises as `block` does."""
+    def whole(self, item: Item) -> Block:
+        """Returns an item's row group, decoded; raises as `block` does."""
         source = self.source(item)
-        columns = list(self._files.layout.columns)
         fetched = self._ahead.take(item)
         if fetched is None:
-            parquet = self._opened(source.file)
+            file = self._opened(source.file)
         else:
-            parquet = pq.ParquetFile(fetched, metadata=self._files.parsed.get(source.file))
-        # The workers are the threads; more of Arrow's would only stand in each other's way.
-        table = parquet.read_row_group(source.row_group, columns=columns, use_threads=False)
-        if table.num_rows < item.stop:
+            file = OpenFile.of(fetched, self._files.parsed.get(source.file))
+        if file.rows(source.row_group) < item.stop:
             raise RowGroupError(
                 str(source),
-                f"{table.num_rows} rows, but {item.stop} when the footers were read",
+                f"{file.rows(source.row_group)} rows, but {item.stop} when the footers were read",
                 "Files of a snapshot must not change; open the stream again.",
             )
-        return table
+        return decode(file, source.row_group, self._files.layout, str(source))
 
     def close(self) -> None:
         """Closes the files that are still open."""
         while self._open:
-            self._open.popitem()[1].close(force=True)
+            self._open.popitem()[1].close()
 
-    def _opened(self, file: str) -> pq.ParquetFile:
-        parquet = self._open.pop(file, None) or self._files.open(file)
-        self._open[file] = parquet
+    def _opened(self, file: str) -> OpenFile:
+        opened = self._open.pop(file, None) or self._files.open(file)
+        self._open[file] = opened
         if len(self._open) > _OPEN_FILES:
-            self._open.popitem(last=False)[1].close(force=True)
-        return parquet
+            self._open.popitem(last=False)[1].close()
+        return opened
 
 
 def unreadable(source: RowGroupSource, error: Exception) -> RowGroupError:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LakestormError, RowGroupError
-from pipeline.stream.cache import Block, BlockCache, block_key
+from pipeline.stream.block_format import Block
+from pipeline.stream.cache import BlockCache, block_key
 from pipeline.stream.stores import identity_of, is_remote, open_file
 
 _FOOTER_THREADS = 16

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.errors import PlanError, SchemaError
-from pipeline.stream.cache import Block
+from pipeline.stream.block_format import Block
 from pipeline.stream.codecs import Codec
 from pipeline.stream.footers import Footer, is_list, storage_type
 
@@ -130,6 +130,14 @@ class TensorSpec:
         """Returns what is held as [rows, *row_shape]; of flat columns a transposed view."""
         return self.stacked(held).T if self.by_column else held
 
+    def rows(self, held: Held, begin: int, end: int) -> Held:
+        """Returns views of rows `begin` to `end` of what is held."""
+        if not self.by_column:
+            return held[begin:end]
+        if isinstance(held, np.ndarray):
+            return held[:, begin:end]
+        return [column[begin:end] for column in held]
+
     def stacked(self, held: Held) -> npt.NDArray[Any]:
         """Returns what is held as one array: [columns, rows] or [rows, *row_shape]."""
         # dtype: the columns may be narrower than the tensor
@@ -159,7 +167,12 @@ class ResolvedLayout:
     tensors: tuple[TensorSpec, ...]
     sequences: tuple[SequenceSpec, ...]
     strings: tuple[str, ...]
-    columns: tuple[str, ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every column that is read, once."""
+        dense = [column for spec in self.tensors for column in spec.columns]
+        return tuple(dict.fromkeys([*dense, *self.ragged_columns]))
 
     @property
     def dense_row_bytes(self) -> int:
@@ -173,11 +186,8 @@ class ResolvedLayout:
 
     def rows(self, block: Block, begin: int, end: int) -> Block:
         """Returns views of rows `begin` to `end` of a block."""
-        by_column = {spec.name for spec in self.tensors if spec.by_column}
-        return {
-            name: [column[begin:end] for column in held] if name in by_column else held[begin:end]
-            for name, held in block.items()
-        }
+        rows = {name: held[begin:end] for name, held in block.items() if name in self.ragged}
+        return rows | {spec.name: spec.rows(block[spec.name], begin, end) for spec in self.tensors}
 
     def stacked(self, block: Block) -> Block:
         """Returns a block with one array for each tensor."""
@@ -215,9 +225,7 @@ def resolve(layout: BatchLayout, footers: Sequence[Footer]) -> ResolvedLayout:
     tensors += [_scalar(name, column, footers) for name, column in layout.scalars.items()]
     tensors += [_tensor(name, asked, footers) for name, asked in layout.tensors.items()]
     sequences = [_sequence(name, asked, footers) for name, asked in layout.sequences.items()]
-    return ResolvedLayout(
-        tuple(tensors), tuple(sequences), tuple(layout.strings), tuple(layout.columns)
-    )
+    return ResolvedLayout(tuple(tensors), tuple(sequences), tuple(layout.strings))
 
 
 def _check_names(layout: BatchLayout, footer: Footer) -> None:

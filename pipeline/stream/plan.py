@@ -38,7 +38,7 @@ class PlanSettings:
     shuffle: bool = True
     """False: each shard is a run of rows in the order of the files."""
 
-    shuffle_window_rows: int = 262_144
+    shuffle_window_rows: int = 2_097_152
     """W, over all shards; a shard's window is W / C, in whole steps."""
 
     drop_last: bool = False
@@ -234,7 +234,9 @@ class _Sequence:
     def of(cls, row_counts: npt.NDArray[np.int64], settings: PlanSettings, epoch: int) -> _Sequence:
         order = np.arange(len(row_counts))
         if settings.shuffle:
-            order = _generator(_ROW_GROUP_ORDER, settings.seed, epoch).permutation(order)
+            order = _spread(
+                row_counts, settings, _generator(_ROW_GROUP_ORDER, settings.seed, epoch)
+            )
         stops = np.cumsum(row_counts[order])
         return cls(order, stops - row_counts[order], stops)
 
@@ -258,6 +260,38 @@ class _Sequence:
             )
             if stop > start
         ]
+
+
+def _spread(
+    row_counts: npt.NDArray[np.int64], settings: PlanSettings, random: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Permutes the row groups so that every shuffle window has some of everywhere.
+
+    Tables lie sorted, by time or by label, and of a few row groups drawn freely too many often come
+    from one end. So each window draws one row group out of each of as many equal parts of the table
+    as it has places: stratified sampling, within which all is random.
+
+    Returns:
+        The row groups in the order of the epoch's sequence, int64 [row groups].
+    """
+    groups, total_rows = len(row_counts), int(row_counts.sum())
+    # Where each place of the sequence begins within its shard, row groups taken as equally long.
+    place_rows = total_rows / max(1, groups)
+    shard_rows = max(1.0, total_rows / settings.canonical_shards)
+    begins = np.arange(groups) * place_rows % shard_rows
+    window, row = np.divmod(begins, settings.rows_per_shard_window)
+    # Places that reach into the next window are dealt among themselves: they count in both.
+    deal = (2 * window + (row + place_rows > settings.rows_per_shard_window)).astype(np.int64)
+    sizes = np.bincount(deal)
+    # The places of a deal in random order: 0, 1, ...
+    by_deal = np.lexsort((random.random(groups), deal))
+    nth = np.empty(groups, np.int64)
+    nth[by_deal] = np.arange(groups) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # The part of the table that each place draws from, in [0, 1); its draw within it.
+    drawn = (nth + random.random(groups)) / sizes[deal]
+    order = np.empty(groups, np.int64)
+    order[np.argsort(drawn)] = np.arange(groups)
+    return order
 
 
 def _generator(*words: int) -> np.random.Generator:

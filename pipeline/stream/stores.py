@@ -13,9 +13,7 @@ import os
 import re
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +23,6 @@ from urllib.parse import parse_qsl, quote, unquote
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -36,7 +33,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from pipeline.errors import StoreError, StreamError
+from pipeline.errors import StoreError
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -48,13 +45,6 @@ _LONGEST_WAIT_SECONDS = 5.0
 _CONNECT_TIMEOUT_SECONDS = 5.0
 # How long a connection may be silent; also the longest that `ReadAhead.close` may take.
 _SILENCE_TIMEOUT_SECONDS = 10.0
-
-# A request costs about as long as it takes to read this much that nobody asked for.
-_HOLE_BYTES = 1 << 20
-# Longer ranges are fetched in parts, side by side.
-_RANGE_BYTES = 32 << 20
-# Opening asks the store for the size, so read-ahead keeps this many files open.
-_OPEN_FILES = 64
 
 _S3_SCHEMES = frozenset({"s3", "s3a", "s3n"})
 _S3_OPTIONS = frozenset({"endpoint_override", "region", "scheme"})
@@ -86,7 +76,7 @@ _VERSION_FIELDS = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Object:
+class StoredObject:
     """A remote file that was found: its bytes, and how to get a range of them."""
 
     name: str
@@ -116,8 +106,8 @@ def open_file(file: str) -> pa.NativeFile:
         # No memory map: a file that is cut short while mapped would kill the process.
         return pa.OSFile(_local_path(file))
     closing = threading.Event()
-    found = _find(file, closing)
-    reader = _RangedFile(found.size, lambda length, start: _fetch(found, length, start, closing))
+    found = find(file, closing)
+    reader = RangedFile(found.size, lambda length, start: fetch(found, length, start, closing))
     return pa.PythonFile(reader, mode="r")
 
 
@@ -171,26 +161,26 @@ def list_parquet(folder: str) -> list[str]:
     return [f"{scheme}://{quote(path)}{options}" for path in paths]
 
 
-def _find(file: str, closing: threading.Event) -> _Object:
+def find(file: str, closing: threading.Event) -> StoredObject:
     """Asks the store for a remote file's size."""
     return _retried(file, lambda: _find_once(file), closing)
 
 
-def _find_once(file: str) -> _Object:
+def _find_once(file: str) -> StoredObject:
     filesystem, path = _resolve(file)
     if not isinstance(filesystem, pafs.PyFileSystem):
         opened = filesystem.open_input_file(path)
-        return _Object(file, opened.size(), opened.read_at)
+        return StoredObject(file, opened.size(), opened.read_at)
     store = filesystem.handler.fs
     size = store.info(path)["size"]
     if size is None:
         raise OSError(f"{file}: the store does not say how long it is")
-    return _Object(
+    return StoredObject(
         file, size, lambda length, start: store.cat_file(path, start=start, end=start + length)
     )
 
 
-def _fetch(found: _Object, length: int, start: int, closing: threading.Event) -> bytes:
+def fetch(found: StoredObject, length: int, start: int, closing: threading.Event) -> bytes:
     """Reads a range of a remote file; never fewer bytes than asked for.
 
     Of an S3 object that was replaced by a shorter one, Arrow gives as many bytes as were asked for,
@@ -376,7 +366,7 @@ def _is_private(path: str) -> bool:
     return hidden_folder or name[:1] in {"_", "."} or name.endswith((".crc", "_$folder$"))
 
 
-class _RangedFile(io.RawIOBase):
+class RangedFile(io.RawIOBase):
     """A file made of ranges: those fetched already, and any other by a request.
 
     Args:
@@ -398,9 +388,11 @@ class _RangedFile(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
+        """Yes."""
         return True
 
     def seekable(self) -> bool:
+        """Yes."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -410,6 +402,7 @@ class _RangedFile(io.RawIOBase):
         return self._position
 
     def tell(self) -> int:
+        """Returns the byte at which the next read begins."""
         return self._position
 
     def read(self, size: int = -1) -> bytes:
@@ -437,175 +430,3 @@ class _RangedFile(io.RawIOBase):
         if after < len(self._starts):
             stop = min(stop, self._starts[after])
         return pa.py_buffer(self._read_at(stop - start, start))
-
-
-class ReadAhead:
-    """Fetches the columns of row groups before a worker asks for them.
-
-    It holds what was scheduled and not yet taken, however much: the caller bounds that.
-
-    Args:
-        io_threads: Requests under way at a time.
-    """
-
-    def __init__(self, io_threads: int) -> None:
-        self._executor = ThreadPoolExecutor(io_threads, "read-ahead")
-        self._closing = threading.Event()
-        # Guards the two below.
-        self._lock = threading.Lock()
-        self._scheduled: dict[Hashable, _Scheduled] = {}
-        self._opened: OrderedDict[str, Future[_Object]] = OrderedDict()
-
-    def schedule(
-        self,
-        key: Hashable,
-        file: str,
-        metadata: pq.FileMetaData,
-        row_group: int,
-        columns: Sequence[str],
-    ) -> None:
-        """Begins to fetch columns of a row group; does not wait.
-
-        Args:
-            key: What to take it by; may be used again once it was taken or discarded.
-            file: A URI for which `is_remote` holds.
-            metadata: The file's footer.
-            row_group: Which row group of the file.
-            columns: Top-level columns; lists and structs come with all their leaves.
-
-        Raises:
-            StreamError: It is closed, or the key is scheduled already.
-        """
-        ranges = ranges_of(metadata, row_group, columns)
-        with self._lock:
-            if self._closing.is_set():
-                raise _closed()
-            if key in self._scheduled:
-                raise StreamError("read-ahead", f"{key!r} is scheduled already", "Take it first.")
-            opened = self._open(file)
-            # The queue is first in, first out: what opens the file is begun before what needs it.
-            fetches = [
-                self._executor.submit(self._fetch, opened, stop - start, start)
-                for start, stop in ranges
-            ]
-            starts = [start for start, _ in ranges]
-            self._scheduled[key] = _Scheduled(opened, starts, fetches)
-
-    def take(self, key: Hashable) -> pa.NativeFile:
-        """Waits for a row group and hands it over.
-
-        Returns:
-            A file for `pq.ParquetFile(source, metadata=metadata)`. Columns and row groups that were
-            not scheduled can be read too; each read is then a request.
-
-        Raises:
-            StreamError: The key is not scheduled, or read-ahead was closed.
-            StoreError: As for `open_file`.
-            OSError: As for `open_file`.
-        """
-        with self._lock:
-            scheduled = self._scheduled.pop(key, None)
-        if scheduled is None:
-            if self._closing.is_set():
-                raise _closed()
-            raise StreamError("read-ahead", f"{key!r} is not scheduled", "Schedule it first.")
-        try:
-            found = scheduled.opened.result()
-            parts = [fetch.result() for fetch in scheduled.fetches]
-        except CancelledError:
-            raise _closed() from None
-        finally:
-            scheduled.cancel()
-        reader = _RangedFile(
-            found.size,
-            lambda length, start: _fetch(found, length, start, self._closing),
-            scheduled.starts,
-            parts,
-        )
-        return pa.PythonFile(reader, mode="r")
-
-    def discard(self, key: Hashable) -> None:
-        """Gives up a row group, scheduled or not; does not wait."""
-        with self._lock:
-            scheduled = self._scheduled.pop(key, None)
-        if scheduled is not None:
-            scheduled.cancel()
-
-    def close(self) -> None:
-        """Cancels what was not begun, and waits until no request is under way.
-
-        A request that is under way is not tried again; `take` raises from now on.
-        """
-        with self._lock:
-            self._closing.set()
-            self._scheduled.clear()
-            self._opened.clear()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-    def _open(self, file: str) -> Future[_Object]:
-        """Returns what the file will be once found; asks the store only once for each file."""
-        opened = self._opened.pop(file, None)
-        if opened is None or (opened.done() and opened.exception() is not None):
-            opened = self._executor.submit(_find, file, self._closing)
-        self._opened[file] = opened
-        if len(self._opened) > _OPEN_FILES:
-            self._opened.popitem(last=False)
-        return opened
-
-    def _fetch(self, opened: Future[_Object], length: int, start: int) -> bytes:
-        found = opened.result()
-        if self._closing.is_set():
-            raise CancelledError
-        return _fetch(found, length, start, self._closing)
-
-
-@dataclass(frozen=True, slots=True)
-class _Scheduled:
-    """What is on its way for one key."""
-
-    opened: Future[_Object]
-    starts: Sequence[int]
-    """Where in the file each fetch begins; ascending."""
-
-    fetches: Sequence[Future[bytes]]
-
-    def cancel(self) -> None:
-        """Cancels fetches that were not begun; others may need the opened file."""
-        for fetch in self.fetches:
-            fetch.cancel()
-
-
-def ranges_of(
-    metadata: pq.FileMetaData, row_group: int, columns: Sequence[str]
-) -> list[tuple[int, int]]:
-    """Returns the byte ranges [start, stop) that hold columns of a row group, ascending.
-
-    Neighbours with a small hole between them are one range; a long range is cut into parts.
-    """
-    group = metadata.row_group(row_group)
-    wanted = set(columns)
-    chunks = []
-    for index in range(group.num_columns):
-        chunk = group.column(index)
-        path = chunk.path_in_schema
-        # `col.list.element` belongs to `col`; a flat column may have a dot in its own name.
-        if path in wanted or any(path.startswith(f"{column}.") for column in wanted):
-            offsets = (chunk.dictionary_page_offset, chunk.data_page_offset)
-            start = min(offset for offset in offsets if offset)
-            chunks.append((start, start + chunk.total_compressed_size))
-    merged: list[tuple[int, int]] = []
-    for start, stop in sorted(chunks):
-        first, last = merged[-1] if merged else (start, start)
-        if merged and start - last <= _HOLE_BYTES and stop - first <= _RANGE_BYTES:
-            merged[-1] = (first, max(last, stop))
-        else:
-            merged.append((start, stop))
-    return [
-        (part, min(part + _RANGE_BYTES, stop))
-        for start, stop in merged
-        for part in range(start, stop, _RANGE_BYTES)
-    ]
-
-
-def _closed() -> StreamError:
-    return StreamError("read-ahead", "it was closed", "Read the epoch again from the last state.")

@@ -17,8 +17,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PlanError
 from pipeline.stream.batches import Batch
+from pipeline.stream.block_format import Block
 from pipeline.stream.blocks import ragged
-from pipeline.stream.cache import Block, BlockCache, CacheSettings
+from pipeline.stream.cache import BlockCache, CacheSettings
 from pipeline.stream.epoch import EpochReader
 from pipeline.stream.fetch import SnapshotFiles, unreadable
 from pipeline.stream.footers import FooterCache, open_parquet, read_footers
@@ -85,8 +86,8 @@ class Stream(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
-        shuffle_window_rows: int = 262_144,
-        shuffle_window_bytes: int = 1 << 30,
+        shuffle_window_rows: int = 2_097_152,
+        shuffle_window_bytes: int = 512 << 20,
         canonical_shards: int | None = None,
         workers_count: int | None = None,
         drop_last: bool = False,

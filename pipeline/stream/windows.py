@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.stream.cache import Block
+from pipeline.stream.block_format import Block
 from pipeline.stream.layout import ResolvedLayout, TensorSpec
 from pipeline.stream.plan import EpochPlan, PlanSettings, window_order
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import polars as pl
@@ -22,7 +23,7 @@ from pipeline.errors import (
     TableNotFoundError,
     UnsupportedTableError,
 )
-from pipeline.lake import DataFile, Lake, Table, Transaction, commit, data_file
+from pipeline.lake import Between, DataFile, Lake, Table, Transaction, commit, data_file
 from pipeline.lake.files import partition_folder
 
 SCHEMA = pa.schema([("id", pa.int64()), ("p", pa.string())])
@@ -183,11 +184,39 @@ def test_create_is_repeatable_and_refuses_another_schema(tmp_path: Path) -> None
 
 def test_files_are_chosen_by_partition_only(tmp_path: Path) -> None:
     table = new_table(tmp_path)
-    commit(table, staged(table, {"a": [1], "b": [2, 3]}))
-    assert table.snapshot().select(p={"b"}).rows == 2
-    assert table.snapshot().partitions("p") == ["a", "b"]
-    with pytest.raises(LakeError, match="is not a partition column"):
-        table.snapshot().select(id={"1"})
+    commit(table, staged(table, {"a": [1], "b": [2, 3], "c": [4]}))
+    snapshot = table.snapshot()
+    assert snapshot.partitions("p") == ["a", "b", "c"]
+    assert snapshot.select(p="b").rows == 2
+    assert snapshot.select(p={"b", "c"}).rows == 3
+    assert snapshot.select(p=Between("a", "b")).rows == 3
+    assert snapshot.select(p=Between("bb", "z")).rows == 1
+    assert snapshot.select(p=set()).rows == 0
+    for other in ("1", {"1"}, Between("1", "2")):
+        with pytest.raises(LakeError, match=r"column id: is not a partition column.*Choose by p;"):
+            snapshot.select(id=other)
+
+
+def test_ranges_of_partitions_are_compared_in_the_columns_type(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.int64()), ("day", pa.date32()), ("n", pa.int32())])
+    table = Lake(tmp_path).table("t")
+    table.create(schema, ["day", "n"])
+    rows = {"day": ["2013-01-09", "2013-01-10", "2013-02-01", None], "n": [9, 10, 100, 9]}
+    files = []
+    for row_id, (day, n) in enumerate(zip(*rows.values(), strict=True)):
+        folder = partition_folder({"day": day, "n": str(n)})
+        path = Path(table.root) / "x" / folder / "f.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.table({"id": [row_id]}), path)
+        files.append(data_file(table.root, f"x/{folder}/f.parquet", schema, ("day", "n")))
+    commit(table, files)
+    snapshot = table.snapshot()
+    assert snapshot.select(n=Between(9, 10)).rows == 3  # as texts, "9" comes after "10"
+    assert snapshot.select(n="100").rows == 1
+    assert snapshot.select(day=Between(date(2013, 1, 10), "2013-02-28")).rows == 2
+    assert snapshot.select(day={None}, n="9").rows == 1
+    with pytest.raises(LakeError, match="has the type int32, which 'ten' is not"):
+        snapshot.select(n=Between("ten", "20"))
 
 
 def test_tables_that_plain_parquet_misreads_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from hypothesis import given, settings
 
 from pipeline.errors import CacheError
 from pipeline.stream import cache as cache_module
-from pipeline.stream.cache import Block, BlockCache, CacheSettings, block_key, from_buffer, to_parts
+from pipeline.stream.block_format import Block, from_buffer, to_parts
+from pipeline.stream.cache import BlockCache, CacheSettings, block_key
 
 MIB = 2**20
 SPAWN = multiprocessing.get_context("spawn")

@@ -142,7 +142,7 @@ def test_any_exception_of_a_worker_names_file_and_row_group_and_leaves_no_thread
     def broken(*_args: Any):
         raise ZeroDivisionError("decoder")
 
-    monkeypatch.setattr(RowGroups, "table", broken)
+    monkeypatch.setattr(RowGroups, "whole", broken)
     with pytest.raises(RowGroupError, match=r"row group \d: ZeroDivisionError: decoder") as caught:
         drain(Stream(files, IDS, rows_per_batch=8).epoch(0))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import PlanError
+from pipeline.stream import Stream
+from pipeline.stream.cache import CacheSettings
 from pipeline.stream.plan import (
     EpochPlan,
+    Item,
     PlanSettings,
     check_ranks,
     default_canonical_shards,
@@ -20,6 +28,8 @@ from pipeline.stream.plan import (
     steps_per_epoch,
     window_order,
 )
+from pipeline.stream.worker import RowGroupWorker
+from tests.stream.examples import IDS, ids_of, write_files
 
 Counts = npt.NDArray[np.int64]
 
@@ -198,3 +208,85 @@ def test_planning_a_resumed_epoch_of_100000_row_groups_takes_under_two_seconds()
     plan = plans(counts, settings, 1, first_step=12_000)[0]
     assert time.process_time() - start < 2
     assert 0 < len(plan.items) < 60_000
+
+
+def test_resuming_among_100000_row_groups_reads_only_what_comes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
+) -> None:
+    files = write_100000_row_groups(tmp_path)
+    chosen: dict[str, Any] = {
+        "rows_per_batch": 64,
+        "shuffle_window_rows": 256,  # 4 steps
+        "workers_count": 2,
+        "cache": CacheSettings(folder=str(tmp_path / "cache"), max_bytes=1 << 30),
+    }
+    with Stream(files, IDS, **chosen) as stream:
+        assert stream.row_groups == 100_000
+        state = stream.state_dict() | {"epoch": 1, "step": 782}  # of 1,563: in window 195
+    parsed, decoded = count_reads(monkeypatch)
+
+    start = time.process_time()
+    with Stream(files, IDS, **chosen) as stream:
+        stream.load_state_dict(state)
+        batches = stream.epoch(1)
+        assert not parsed, "opening or seeking parsed footers whose row counts are cached"
+        assert not decoded
+        batch = next(batches)
+        record_property("cpu_seconds_to_first_batch", time.process_time() - start)
+    assert (batch.step, len(ids_of(batch))) == (782, 64)
+    # The window of the step, the next, and what each worker may always have in hand.
+    assert {item.window for item in decoded} <= {195, 196, 197}
+    assert len(decoded) == len(set(decoded)) <= 2 * 256 + 4
+    # Once for each file that rows come from; two workers that need one at once both parse it.
+    assert len(parsed) <= 2 * len(files)
+
+
+def test_resuming_where_row_groups_are_cached_parses_no_footer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_files(tmp_path, [[8] * 16] * 4)
+    chosen: dict[str, Any] = {
+        "rows_per_batch": 64,
+        "shuffle_window_rows": 128,
+        "cache": CacheSettings(folder=str(tmp_path / "cache"), max_bytes=1 << 30),
+    }
+    with Stream(files, IDS, **chosen) as stream:
+        steps = [ids_of(batch) for batch in stream.epoch(0)]
+        state = stream.state_dict() | {"step": 3}
+    parsed, _ = count_reads(monkeypatch)
+    with Stream(files, IDS, **chosen) as stream:
+        stream.load_state_dict(state)
+        assert [ids_of(batch) for batch in stream.epoch(0)] == steps[3:]
+    assert not parsed
+
+
+def write_100000_row_groups(folder: Path) -> list[str]:
+    """Writes 20 files of 5,000 row groups of one row; the same file, as writing takes long."""
+    ids = np.arange(5_000)
+    table = pa.table({"id": ids, "num_a": pa.array(ids * 0.5, pa.float32())})
+    files = [str(folder / f"part-{number:02d}.parquet") for number in range(20)]
+    pq.write_table(table, files[0], row_group_size=1)
+    for file in files[1:]:
+        shutil.copy(files[0], file)
+    return files
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> tuple[list[Any], list[Item]]:
+    """Lists, from here on, what footers are parsed from, and the items that are decoded."""
+    parsed: list[Any] = []
+    decoded: list[Item] = []
+    read_metadata, process = pq.read_metadata, RowGroupWorker.process
+
+    def counted_footer(source: Any, *options: Any, **named: Any) -> pq.FileMetaData:
+        parsed.append(source)
+        return read_metadata(source, *options, **named)
+
+    def counted_item(self: RowGroupWorker, item: Item) -> None:
+        decoded.append(item)
+        process(self, item=item)
+
+    monkeypatch.setattr(pq, "read_metadata", counted_footer)
+    monkeypatch.setattr(RowGroupWorker, "process", counted_item)
+    return parsed, decoded

@@ -17,14 +17,13 @@ from fsspec.registry import known_implementations
 from moto.server import ThreadedMotoServer
 
 from pipeline.errors import StoreError, StreamError
-from pipeline.stream import stores
+from pipeline.stream import read_ahead, stores
+from pipeline.stream.read_ahead import ReadAhead, ranges_of
 from pipeline.stream.stores import (
-    ReadAhead,
     identity_of,
     is_remote,
     list_parquet,
     open_file,
-    ranges_of,
 )
 from tests.stream.s3_server import FaultyProxy
 
@@ -249,8 +248,8 @@ def test_read_ahead_reads_ranges_that_are_cut_into_parts(
 ):
     table, content = example()
     memory.pipe("/parts.parquet", content)
-    monkeypatch.setattr(stores, "_RANGE_BYTES", 1000)
-    monkeypatch.setattr(stores, "_HOLE_BYTES", 0)
+    monkeypatch.setattr(read_ahead, "_RANGE_BYTES", 1000)
+    monkeypatch.setattr(read_ahead, "_HOLE_BYTES", 0)
     ranges = ranges_of(metadata_of(content), 1, COLUMNS)
     assert max(stop - start for start, stop in ranges) == 1000
     ahead = ReadAhead(2)
@@ -265,8 +264,8 @@ def test_read_ahead_reads_ranges_that_are_cut_into_parts(
 def test_what_was_taken_gives_the_bytes_at_any_place(memory: Any, monkeypatch: pytest.MonkeyPatch):
     _, content = example()
     memory.pipe("/places.parquet", content)
-    monkeypatch.setattr(stores, "_RANGE_BYTES", 1000)
-    monkeypatch.setattr(stores, "_HOLE_BYTES", 0)
+    monkeypatch.setattr(read_ahead, "_RANGE_BYTES", 1000)
+    monkeypatch.setattr(read_ahead, "_HOLE_BYTES", 0)
     ahead = ReadAhead(2)
     try:
         ahead.schedule(0, "memory://places.parquet", metadata_of(content), 1, ["number", "vector"])
@@ -316,7 +315,7 @@ def test_ranges_hold_the_chunks_and_leave_out_large_holes(monkeypatch: pytest.Mo
     _, content = example()
     metadata = metadata_of(content)
     assert len(ranges_of(metadata, 0, ["number", "text"])) == 1
-    monkeypatch.setattr(stores, "_HOLE_BYTES", 100)
+    monkeypatch.setattr(read_ahead, "_HOLE_BYTES", 100)
     (first, after_first), (second, after_second) = ranges_of(metadata, 0, ["text", "number"])
     group = metadata.row_group(0)
     assert after_first - first == group.column(0).total_compressed_size

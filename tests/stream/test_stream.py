@@ -13,8 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline.errors import PlanError
 from pipeline.stream import BatchLayout, RowGroup, Stream, row_groups_of
@@ -59,42 +57,6 @@ def test_a_hundred_epochs_deliver_every_id_exactly_once_over_1_2_and_4_ranks(
         for epoch in range(100):
             delivered = Counter(i for s in streams for i in drain(s.epoch(epoch)))
             assert delivered == expected, f"epoch {epoch} of {world_size} ranks"
-
-
-row_group_sizes = st.lists(st.lists(st.integers(0, 30), max_size=5), max_size=5)
-
-
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(
-    sizes=row_group_sizes,
-    world_size=st.sampled_from([1, 2, 4]),
-    workers_count=st.integers(1, 4),
-    window=st.integers(1, 120),
-    shuffle=st.booleans(),
-    data=st.data(),
-)
-def test_any_layout_is_delivered_exactly_once_also_when_resumed(  # noqa: PLR0917 - drawn, not called
-    tmp_path_factory: pytest.TempPathFactory,
-    sizes: list[list[int]],
-    world_size: int,
-    workers_count: int,
-    window: int,
-    shuffle: bool,
-    data: st.DataObject,
-) -> None:
-    files = write_files(tmp_path_factory.mktemp("any"), sizes)
-    chosen = {
-        "rows_per_batch": 8 * data.draw(st.integers(1, 4)),
-        "workers_count": workers_count,
-        "shuffle": shuffle,
-        "shuffle_window_rows": window,
-        "canonical_shards": 4,
-    }
-    steps = global_steps(files, world_size, **chosen)
-    assert Counter(flat(steps)) == Counter(range(sum(map(sum, sizes))))
-    stop = data.draw(st.integers(0, len(steps)))
-    state = state_after(files, stop, **chosen)
-    assert resumed_steps(files, state, world_size, **chosen) == steps[stop:]
 
 
 def state_after(files: list[str], steps: int, **chosen: Any):
