@@ -30,7 +30,7 @@ ROWS = 300
 ROWS_PER_GROUP = 20
 ROW_GROUPS = ROWS // ROWS_PER_GROUP
 PATIENCE_SECONDS = 60
-NARROW = {"rows_per_batch": 20, "shuffle_window_rows": 20, "workers_count": 2}
+NARROW: dict[str, Any] = {"rows_per_batch": 20, "shuffle_window_rows": 20, "workers_count": 2}
 """Settings under which little is in flight."""
 
 

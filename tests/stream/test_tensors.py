@@ -69,7 +69,7 @@ def by_id(batches: Sequence[Batch], name: str) -> dict[int, Any]:
     return found
 
 
-def assert_rows(batches: Sequence[Batch], name: str, expected: Sequence[Any]) -> None:
+def assert_rows(batches: Sequence[Batch], name: str, expected: Any) -> None:
     found = by_id(batches, name)
     assert sorted(found) == list(range(len(expected)))
     for row_id, row in enumerate(expected):
@@ -596,7 +596,11 @@ def test_batches_of_every_kind_stay_as_they_came(
     tmp_path: Path, shuffle: bool, shards: int
 ) -> None:
     files = write(tmp_path, every_kind(200))
-    chosen = {"rows_per_batch": 8, "canonical_shards": shards, "shuffle_window_rows": 8}
+    chosen: dict[str, Any] = {
+        "rows_per_batch": 8,
+        "canonical_shards": shards,
+        "shuffle_window_rows": 8,
+    }
     with Stream(files, EVERY_KIND, shuffle=shuffle, **chosen) as stream:
         kept = [(batch, copied(batch)) for epoch in (0, 1) for batch in stream.epoch(epoch)]
     assert all(same_batch(batch, as_it_came) for batch, as_it_came in kept)
@@ -609,7 +613,7 @@ def test_every_kind_is_the_same_for_any_number_of_ranks_and_when_resumed(
     tmp_path: Path, window: int
 ) -> None:
     files = write(tmp_path, every_kind(150))
-    chosen = {"rows_per_batch": 16, "shuffle_window_rows": window, "seed": 5}
+    chosen: dict[str, Any] = {"rows_per_batch": 16, "shuffle_window_rows": window, "seed": 5}
     expected = epoch(files, EVERY_KIND, epoch=1, **chosen)
     assert_every_kind(expected, 150)
     with Stream(files, EVERY_KIND, **chosen) as stream:
@@ -697,7 +701,7 @@ def test_rows_per_rank_batch_is_rows_per_batch_over_the_ranks(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "given_rows", [{}, {"rows_per_batch": 8, "rows_per_rank_batch": 8}, {"rows_per_rank_batch": 0}]
 )
-def test_rows_a_step_are_given_once(tmp_path: Path, given_rows: dict[str, int]) -> None:
+def test_rows_a_step_are_given_once(tmp_path: Path, given_rows: dict[str, Any]) -> None:
     files = write(tmp_path, {"x": pa.array([1.0])})
     with pytest.raises(PlanError, match="rows_per_batch"):
         Stream(files, BatchLayout(scalars=ID), **given_rows)
