@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,6 @@ from benchmarks.loading.measure import Reading, measure
 from pipeline.stream import BatchLayout, Stream
 from pipeline.stream.cache import CacheSettings
 
-FILE_LAYOUT = replace(DEFAULT, rows_per_row_group=16_384)
 LAYOUT = BatchLayout(matrices=DEFAULT.matrices, scalars={"label": "label"})
 
 
@@ -121,7 +119,7 @@ def benchmark(folder: Path, rows: int, megabytes_per_second: float) -> None:
     """Measures, and prints the table and the JSON line."""
     logging.disable(logging.WARNING)  # small data has few row groups
     fsspec.register_implementation("slow", SlowFileSystem)
-    written = write(folder / "data", FILE_LAYOUT, rows)
+    written = write(folder / "data", DEFAULT, rows)
     THROTTLE.bytes_per_second = megabytes_per_second * 1e6
     cache = CacheSettings(folder=str(folder / "cache"), max_bytes=1 << 32)
     epochs = read_epochs([f"slow://{file}" for file in written], cache)

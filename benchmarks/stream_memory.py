@@ -1,7 +1,10 @@
 """Claim: the stream's memory does not grow with the data: within 10 % for 1, 4 and 16 million rows.
 
-The same 40 columns as `stream.py`, read for one epoch with the defaults that ship, each size in a
-process of its own, in turn, for several rounds; the medians of the highest resident memory count.
+The same 40 columns as `stream.py`, read for one epoch with the window of 262,144 rows that all
+loaders have there, each size in a process of its own, in turn, for several rounds; the medians of
+the highest resident memory count. The stream's own window of 2,097,152 rows, which a million rows
+do not fill, is measured beside it.
+
 A million rows are written, in files of 250,000; the larger sizes are those files again under other
 names (hard links), which the stream cannot know.
 
@@ -21,11 +24,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`
 
-from benchmarks.loading.data import DEFAULT, SEED, write
+from benchmarks.loading.data import DEFAULT, SEED, WINDOW_ROWS, write
 from benchmarks.loading.loaders import prepare, read_ours, warm_up
 from benchmarks.loading.measure import Reading, in_own_process, measure, report
 
 FILES = 4
+
+Case = tuple[int | None, int]
+"""Window, None for the stream's own, and rows."""
 
 
 def write_sizes(folder: Path, sizes: list[int]) -> dict[int, list[str]]:
@@ -48,37 +54,49 @@ def _links(folder: Path, written: list[str], times: int) -> list[str]:
     return links
 
 
-def read_folder(folder: Path) -> list[Reading]:
+def read_folder(folder: Path, window_rows: int | None) -> list[Reading]:
     """Reads one size, in this process."""
     logging.disable(logging.WARNING)  # the warm-up has one row group
     prepare()
     files = sorted(str(file) for file in folder.glob("*-*.parquet"))
     warm_up(read_ours, files, DEFAULT)
-    return [measure(lambda: read_ours(files, DEFAULT))]
+    return [measure(lambda: read_ours(files, DEFAULT, window_rows=window_rows))]
 
 
 def benchmark(folder: Path, sizes: list[int], rounds: int) -> None:
     """Measures all sizes, and prints the table and the JSON line."""
     write_sizes(folder, sizes)
-    readings: dict[int, list[Reading]] = {rows: [] for rows in sizes}
+    readings: dict[Case, list[Reading]] = {
+        (window, rows): [] for window in (WINDOW_ROWS, None) for rows in sizes
+    }
     for _ in range(rounds):
-        for rows in sizes:
-            readings[rows] += in_own_process(__file__, "--read", str(folder / str(rows)))
-            if readings[rows][-1].rows != rows:
-                raise SystemExit(f"{readings[rows][-1].rows} of {rows} rows came")
-    print(f"{'rows':>12} {'peak MB':>8} {'min-max':>11} {'M rows/s':>8}")
-    peaks: dict[int, float] = {}
-    for rows, each in readings.items():
+        for window, rows in readings:
+            own_window = () if window else ("--own-window",)
+            arguments = ("--read", str(folder / str(rows)), *own_window)
+            readings[window, rows] += in_own_process(__file__, *arguments)
+            if readings[window, rows][-1].rows != rows:
+                raise SystemExit(f"{readings[window, rows][-1].rows} of {rows} rows came")
+    print(f"{'window':>10} {'rows':>12} {'peak MB':>8} {'min-max':>11} {'M rows/s':>8}")
+    peaks: dict[Case, float] = {}
+    for (window, rows), each in readings.items():
         all_peaks = [reading.peak_rss_mb for reading in each]
-        peaks[rows] = statistics.median(all_peaks)
+        peaks[window, rows] = statistics.median(all_peaks)
         speed = statistics.median(reading.rows_per_second for reading in each)
         spread = f"{min(all_peaks):.0f}-{max(all_peaks):.0f}"
-        print(f"{rows:12,} {peaks[rows]:8.0f} {spread:>11} {speed / 1e6:8.2f}")
+        print(
+            f"{window or 'its own':>10} {rows:12,} {peaks[window, rows]:8.0f} {spread:>11} "
+            f"{speed / 1e6:8.2f}"
+        )
     result = {
         "benchmark": "stream_memory",
         "seed": SEED,
-        **{f"peak_rss_mb_{rows}": round(peak) for rows, peak in peaks.items()},
-        "ratio_largest_to_smallest": round(peaks[max(sizes)] / peaks[min(sizes)], 3),
+        **{
+            f"peak_rss_mb_{rows}{'' if window else '_own_window'}": round(peak)
+            for (window, rows), peak in peaks.items()
+        },
+        "ratio_largest_to_smallest": round(
+            peaks[WINDOW_ROWS, max(sizes)] / peaks[WINDOW_ROWS, min(sizes)], 3
+        ),
     }
     print(json.dumps(result))
 
@@ -90,9 +108,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=sizes, help="multiples of the first")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)  # how this script calls itself
+    parser.add_argument("--own-window", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.read:
-        report(lambda: read_folder(chosen.read))
+        window_rows = None if chosen.own_window else WINDOW_ROWS
+        report(lambda: read_folder(chosen.read, window_rows))
         return
     with tempfile.TemporaryDirectory() as folder:
         benchmark(Path(folder), chosen.rows, chosen.rounds)

@@ -10,7 +10,8 @@ The same rows, written in random order instead of sorted, are measured with the 
 What a window costs is measured on the rows of `stream.py`: speed and peak memory, in a process of
 its own each, in turn, medians of several rounds.
 
-usage: python benchmarks/stream_shuffle.py [--rows 2000000] [--rounds 3] [--seeds 3]
+usage: python benchmarks/stream_shuffle.py [--rows 2000000] [--sorted-rows 8000000] [--rounds 3]
+       [--seeds 3]
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from pipeline.stream import BatchLayout, Stream
 
 WINDOWS = (16_384, 65_536, 262_144, 1_048_576, 2_097_152)
 SHARDS: tuple[int | None, ...] = (1, None)
-ROW_GROUPS = (16_384, 65_536)
+ROW_GROUPS = (2_048, 8_192, 65_536)
 
 Case = tuple[int, int | None, int]
 """Window, canonical shards (None: the default), rows per row group."""
@@ -88,30 +89,33 @@ def measure_costs(folder: Path, rows: int, rounds: int) -> dict[int, tuple[float
     }
 
 
-def benchmark(folder: Path, rows: int, rounds: int, seeds: int) -> None:
+def benchmark(folder: Path, rows: int, sorted_rows: int, rounds: int, seeds: int) -> None:
     """Measures, and prints two tables and the JSON line."""
     logging.disable(logging.WARNING)  # large row groups are few
-    qualities = measure_qualities(folder, rows, seeds)
+    qualities = measure_qualities(folder, sorted_rows, seeds)
     print(f"{'window':>10} {'shards':>8} {'row group':>10} {'std ratio':>10} {'rank corr.':>10}")
     for (window, shards, size), quality in qualities.items():
         print(
             f"{window or 'default':>10} {shards or 'default':>8} {size:10} "
             f"{quality.ratio:10.3f} {quality.rank_correlation:10.4f}"
         )
-    spread = shuffle_quality(write_sorted(folder, rows, ROW_GROUPS[-1], spread=True), seeds=seeds)
+    spread = shuffle_quality(
+        write_sorted(folder, sorted_rows, DEFAULT.rows_per_row_group, spread=True), seeds=seeds
+    )
     print(
-        f"{'default':>10} {'default':>8} {ROW_GROUPS[-1]:10} "
+        f"{'default':>10} {'default':>8} {DEFAULT.rows_per_row_group:10} "
         f"{spread.ratio:10.3f} {spread.rank_correlation:10.4f}   written in random order"
     )
     costs = measure_costs(folder, rows, rounds)
     print(f"\n{'window':>10} {'M rows/s':>8} {'peak MB':>8}")
     for window, (speed, peak) in costs.items():
         print(f"{window or 'default':>10} {speed / 1e6:8.2f} {peak:8.0f}")
-    default = qualities[0, None, ROW_GROUPS[-1]]
+    default = qualities[0, None, DEFAULT.rows_per_row_group]
     result = {
         "benchmark": "stream_shuffle",
         "seed": SEED,
         "rows": rows,
+        "sorted_rows": sorted_rows,
         "shuffle_quality": round(default.ratio, 3),
         "shuffle_quality_written_in_random_order": round(spread.ratio, 3),
         "rank_correlation": round(default.rank_correlation, 4),
@@ -130,6 +134,7 @@ def main() -> None:
     """Measures, and prints tables and one JSON line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--sorted-rows", type=int, default=8_000_000, help="of the sorted data")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     # How this script calls itself.
@@ -141,7 +146,8 @@ def main() -> None:
         report(lambda: run_window(chosen.folder, rows, chosen.window))
         return
     with tempfile.TemporaryDirectory() as folder:
-        benchmark(Path(folder), rows, chosen.rounds, chosen.seeds)
+        sorted_rows = chosen.sorted_rows // FILES * FILES
+        benchmark(Path(folder), rows, sorted_rows, chosen.rounds, chosen.seeds)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,8 @@ class FileLayout:
         return dict(MATRICES) if self.is_flat else {name: [name] for name in MATRICES}
 
 
-DEFAULT = FileLayout("flat", False, "zstd", ROWS_PER_ROW_GROUP)
+DEFAULT = FileLayout("flat", False, "snappy", 8_192)
+"""What featurize writes."""
 
 
 def layouts() -> list[FileLayout]:

@@ -265,8 +265,8 @@ def test_sequences_are_padded_behind_and_have_lengths(
         assert lengths.dtype == torch.int64
         assert lengths.tolist() == [len(rows[i]) for i in batch.tensors["id"].tolist()]
         assert tensor.shape == (batch.rows, lengths.max())
-        padded = torch.arange(tensor.shape[1]) >= lengths[:, None]
-        assert (tensor[padded] == -7).all()
+        padded = np.arange(tensor.size(1)) >= lengths.numpy()[:, None]
+        assert (tensor.numpy()[padded] == -7).all()
 
 
 @pytest.mark.parametrize("padding", [0.5, math.nan, -math.inf])
@@ -538,6 +538,28 @@ def test_a_column_whose_name_begins_like_another_is_not_taken_for_it(tmp_path: P
     assert_rows(batches, "dotted", range(ROWS))
 
 
+@pytest.mark.parametrize("part", ["matrices", "tensors", "sequences"])
+def test_a_column_that_has_fewer_rows_than_the_footer_says_is_named(
+    tmp_path: Path, part: str
+) -> None:
+    # pyarrow 25 writes lists in pages of so few bytes that it reads no row of them.
+    field = pa.field("x", pa.list_(pa.bool_()), nullable=False)
+    table = pa.table([pa.array([[True, False]])], schema=pa.schema([field]))
+    path = str(tmp_path / "rows.parquet")
+    pq.write_table(table, path, data_page_version="2.0", data_page_size=64)
+    assert pq.ParquetFile(path).metadata.num_rows == 1
+    if pq.ParquetFile(path).read_row_group(0, columns=["x"]).num_rows:
+        pytest.skip("this pyarrow reads what it wrote")
+    asked: dict[str, Any] = {
+        "matrices": ("x",),
+        "tensors": TensorColumn(column="x", shape=(2,)),
+        "sequences": SequenceColumn(column="x"),
+    }
+    layout = BatchLayout(**{part: {"out": asked[part]}})
+    with pytest.raises(RowGroupError, match=r"rows.parquet, row group 0: 0 rows"):
+        epoch([path], layout)
+
+
 # --- all kinds at once ----------------------------------------------------------------------------
 
 EVERY_KIND = BatchLayout(
@@ -721,8 +743,8 @@ def drawn_column(  # noqa: PLR0911 - one for each kind
     list_type = LIST_TYPES[data.draw(st.sampled_from(list(LIST_TYPES)))]
     if kind in {"scalar", "matrix"}:
         wide = kind == "matrix" and data.draw(st.booleans())
-        shape = (rows, data.draw(st.integers(1, 4))) if wide else (rows,)
-        return lists(numbers(rng, arrow, shape), list_type), None
+        values = numbers(rng, arrow, (rows, data.draw(st.integers(1, 4))) if wide else (rows,))
+        return lists(values, list_type), None
     if kind == "string":
         words = [None, "", "a", "ünï", "long " * 20]
         text = data.draw(st.sampled_from([pa.string(), pa.large_string()]))
@@ -780,6 +802,9 @@ def drawn_files(
         "compression": data.draw(st.sampled_from(["none", "snappy", "zstd"])),
         "data_page_size": data.draw(st.sampled_from([64, 2**20])),
     }
+    if how["data_page_version"] == "2.0":
+        # pyarrow 25 writes lists in pages of so few bytes that it reads no row of them.
+        how["data_page_size"] = 2**20
     for number, groups in enumerate(sizes):
         files.append(str(folder / f"part-{number}.parquet"))
         with pq.ParquetWriter(files[-1], table.schema, **how) as writer:
