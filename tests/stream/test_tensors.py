@@ -555,7 +555,8 @@ def test_a_column_that_has_fewer_rows_than_the_footer_says_is_named(
         "tensors": TensorColumn(column="x", shape=(2,)),
         "sequences": SequenceColumn(column="x"),
     }
-    layout = BatchLayout(**{part: {"out": asked[part]}})
+    parts: dict[str, Any] = {part: {"out": asked[part]}}
+    layout = BatchLayout(**parts)
     with pytest.raises(RowGroupError, match=r"rows.parquet, row group 0: 0 rows"):
         epoch([path], layout)
 
