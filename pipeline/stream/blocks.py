@@ -141,8 +141,9 @@ def _refuse_nulls(array: pa.Array, where: str) -> None:
 def _refuse_ragged(array: pa.Array, width: int, where: str) -> None:
     """Refuses lists of another length than the tensor has room for."""
     if pa.types.is_fixed_size_list(array.type):
-        return
-    lengths = np.diff(array.offsets.to_numpy())
+        lengths = np.full(len(array), array.type.list_size)
+    else:
+        lengths = np.diff(array.offsets.to_numpy())
     if len(lengths) and (lengths != width).any():
         raise SchemaError(
             where,

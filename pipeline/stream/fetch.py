@@ -57,21 +57,22 @@ class SnapshotFiles:
         self.layout = layout
         self.parsed = parsed
         self.cache = cache
-        self.sources = [
-            RowGroupSource(footer.file, index)
-            for footer in footers
-            for index in range(len(footer.row_group_rows))
-        ]
-        """The row groups, as the plan counts them."""
+        # The plan counts row groups through all files: where each file's begin.
+        self._first = np.cumsum([0, *(len(footer.row_group_rows) for footer in footers)])
         self.row_counts = np.array([n for f in footers for n in f.row_group_rows], np.int64)
         """Rows of each row group, int64 [row groups]."""
         self._digest = layout.digest()
         self._identities = {footer.file: footer.identity for footer in footers}
 
-    def key(self, source: RowGroupSource) -> str:
-        """Returns what a decoded row group has in the cache as its key."""
+    def source(self, row_group: int) -> RowGroupSource:
+        """Returns where a row group is, by its number in the plan."""
+        file = int(np.searchsorted(self._first, row_group, side="right")) - 1
+        return RowGroupSource(self.footers[file].file, row_group - int(self._first[file]))
+
+    def key(self, source: RowGroupSource, of: str = "block") -> str:
+        """Returns the key under which something of a row group is cached."""
         identity = self._identities[source.file] or ""
-        return block_key(source.file, identity, source.row_group, self._digest)
+        return block_key(source.file, identity, source.row_group, f"{of} {self._digest}")
 
     def open(self, file: str) -> OpenFile:
         """Opens a file of the snapshot.
@@ -110,7 +111,7 @@ class Ahead:
         Raises:
             RowGroupError: The file's footer cannot be read.
         """
-        source, cache = self._files.sources[item.row_group], self._files.cache
+        source, cache = self._files.source(item.row_group), self._files.cache
         if self._read_ahead is None or not is_remote(source.file):
             return
         if cache is not None and self._files.key(source) in cache:
@@ -131,6 +132,12 @@ class Ahead:
             return None
         self._begun.discard(item)
         return self._read_ahead.take(item)
+
+    def discard(self, item: Item) -> None:
+        """Forgets what was fetched for an item that needs it no more."""
+        if self._read_ahead is not None and item in self._begun:
+            self._begun.discard(item)
+            self._read_ahead.discard(item)
 
     def close(self) -> None:
         """Cancels what is not fetched yet; no thread is left."""
@@ -153,7 +160,7 @@ class RowGroups:
 
     def source(self, item: Item) -> RowGroupSource:
         """Returns where an item's row group is."""
-        return self._files.sources[item.row_group]
+        return self._files.source(item.row_group)
 
     def block(self, item: Item) -> Block:
         """Returns an item's rows, decoded.
@@ -173,6 +180,8 @@ class RowGroups:
         if block is None:
             block = self.whole(item)
             cache.put(key, layout.stacked(block))
+        else:
+            self._ahead.discard(item)
         return layout.rows(block, item.start, item.stop)
 
     def whole(self, item: Item) -> Block:

@@ -197,9 +197,11 @@ def _summarize(file: str, identity: str | None, metadata: pq.FileMetaData) -> Fo
     lengths: dict[str, int] = {}
     filled = next((group for group in groups if group.num_rows), None)
     if filled is not None:
-        paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+        leaves = [metadata.schema.column(leaf) for leaf in range(metadata.num_columns)]
+        # A flat column may be called `x.y` beside a list `x`.
+        repeated = {i: leaf.path for i, leaf in enumerate(leaves) if leaf.max_repetition_level}
         for column in (field.name for field in schema if is_list(field.type)):
-            leaf = next(i for i, path in enumerate(paths) if path.startswith(f"{column}."))
+            leaf = next(i for i, path in repeated.items() if path.startswith(f"{column}."))
             lengths[column] = filled.column(leaf).num_values // filled.num_rows
     return Footer(
         file,

@@ -276,17 +276,44 @@ def _tensor(name: str, asked: TensorColumn, footers: Sequence[Footer]) -> Tensor
         dtype = np.dtype(asked.dtype or asked.codec.dtype)
         return TensorSpec(name, (asked.column,), dtype, (width,), asked.shape, asked.codec)
     for footer in footers:
-        found = footer.width(asked.column)
-        if found is not None and found != width:
-            raise SchemaError(
-                f"{footer.file}: column {asked.column!r}",
-                f"{found} values a row, but shape {asked.shape} has {width}",
-                "Correct the shape, or ask for it under `sequences` if the lengths differ.",
-            )
-    stored = [_stored_dtype(asked.column, footer) for footer in footers]
-    widest = max(stored, key=lambda dtype: dtype.itemsize, default=np.dtype(np.float32))
-    dtype = np.dtype(asked.dtype) if asked.dtype is not None else widest
+        _check_shape(asked, footer)
+    _dtype((asked.column,), footers)  # no floats beside integers
+    stored = {_stored_dtype(asked.column, footer) for footer in footers}
+    common = np.result_type(*stored) if stored else np.dtype(np.float32)
+    dtype = np.dtype(asked.dtype) if asked.dtype is not None else common
+    # A narrower float is what networks ask for; an integer that does not fit would wrap.
+    if not (np.can_cast(common, dtype, "safe") or (common.kind, dtype.kind) == ("f", "f")):
+        raise PlanError(
+            f"layout.tensors[{name!r}]",
+            f"asked for as {dtype}, which does not hold every {common} that is stored",
+            "Ask for a wider dtype, or none.",
+        )
     return TensorSpec(name, (asked.column,), dtype, (width,), asked.shape)
+
+
+def _check_shape(asked: TensorColumn, footer: Footer) -> None:
+    """Checks what the schema says of a tensor column's shape; nested lists are checked as read."""
+    found, width = footer.types[asked.column], footer.width(asked.column)
+    where = f"{footer.file}: column {asked.column!r}"
+    if isinstance(found, pa.FixedShapeTensorType):
+        if tuple(found.shape) != asked.shape:
+            raise SchemaError(
+                where,
+                f"a tensor of shape {tuple(found.shape)}, asked for as {asked.shape}",
+                "Correct the shape.",
+            )
+        if found.permutation and list(found.permutation) != sorted(found.permutation):
+            raise SchemaError(
+                where,
+                f"a tensor with its dimensions permuted: {list(found.permutation)}",
+                "Write it in the order of its dimensions.",
+            )
+    if width is not None and width != math.prod(asked.shape):
+        raise SchemaError(
+            where,
+            f"{width} values a row, but shape {asked.shape} has {math.prod(asked.shape)}",
+            "Correct the shape, or ask for it under `sequences` if the lengths differ.",
+        )
 
 
 def _sequence(name: str, asked: SequenceColumn, footers: Sequence[Footer]) -> SequenceSpec:
@@ -302,6 +329,14 @@ def _sequence(name: str, asked: SequenceColumn, footers: Sequence[Footer]) -> Se
                     "A sequence is a list of numbers.",
                 )
         dtype = _dtype((asked.column,), footers)
+    with np.errstate(invalid="ignore"):
+        held = np.array(asked.padding).astype(dtype)
+    if dtype.kind != "f" and held != asked.padding:
+        raise PlanError(
+            f"layout.sequences[{name!r}].padding",
+            f"{asked.padding}, which {dtype} does not hold",
+            "Give a whole number.",
+        )
     return SequenceSpec(name, asked.column, dtype, asked.padding, asked.codec)
 
 

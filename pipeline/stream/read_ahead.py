@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import CancelledError, Executor, Future
 from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +23,8 @@ _RANGE_BYTES = 32 << 20
 # Opening asks the store for the size, so read-ahead keeps this many files open.
 _OPEN_FILES = 64
 
+_T = TypeVar("_T")
+
 
 class ReadAhead:
     """Fetches the columns of row groups before a worker asks for them.
@@ -32,7 +36,7 @@ class ReadAhead:
     """
 
     def __init__(self, io_threads: int) -> None:
-        self._executor = ThreadPoolExecutor(io_threads, "read-ahead")
+        self._executor = _DaemonThreads(io_threads, "read-ahead")
         self._closing = threading.Event()
         # Guards the two below.
         self._lock = threading.Lock()
@@ -140,6 +144,55 @@ class ReadAhead:
         if self._closing.is_set():
             raise CancelledError
         return fetch(found, length, start, self._closing)
+
+
+class _DaemonThreads(Executor):
+    """Threads that the interpreter does not wait for when it ends.
+
+    It would wait for those of a ThreadPoolExecutor, so that Ctrl-C in a program that holds on to
+    its stream took as long as all requests and their retries.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._futures: set[Future[Any]] = set()
+        self._threads = [
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True)
+            for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, task: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
+        """Queues a task."""
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(task(*args, **kwargs))
+                except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+                    future.set_exception(error)
+
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        self._tasks.put(run)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Ends the threads after what is queued, or without it."""
+        if cancel_futures:
+            for future in self._futures.copy():
+                future.cancel()
+        for _ in self._threads:
+            self._tasks.put(None)
+        if wait:
+            for thread in self._threads:
+                thread.join()
+
+    def _work(self) -> None:
+        while (run := self._tasks.get()) is not None:
+            run()
 
 
 @dataclass(frozen=True, slots=True)

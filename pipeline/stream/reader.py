@@ -11,8 +11,6 @@ from fsspec.implementations.local import LocalFileSystem
 from petastorm.reader import Reader
 
 from pipeline.stream.fetch import Ahead, SnapshotFiles
-from pipeline.stream.footers import Footer
-from pipeline.stream.layout import ResolvedLayout
 from pipeline.stream.legacy.dataset import Dataset
 from pipeline.stream.plan import Item
 from pipeline.stream.pool import OrderedPool, PlanVentilator
@@ -57,10 +55,10 @@ class Snapshot(Dataset):
         self.ahead = Ahead(files)
         self.fs = LocalFileSystem()
         self.paths = [footer.file for footer in files.footers]
-        self.pieces = [
-            SnapshotPiece(footer.file, len(footer.row_group_rows), _schema(footer, files.layout))
-            for footer in files.footers
-        ]
+        # Petastorm wants to know that there is something and what it is called. What is read, and
+        # as what, say the plan and the layout; a list of all row groups would only take time.
+        named = pa.schema([(column, pa.binary()) for column in files.layout.columns])
+        self.pieces = [SnapshotPiece(footer.file, 1, named) for footer in files.footers[:1]]
 
 
 class PlanReader(Reader):  # type: ignore[misc]
@@ -87,10 +85,3 @@ class PlanReader(Reader):  # type: ignore[misc]
         """Replaces Petastorm's choice of row groups by the plan's; the pool bounds the queue."""
         items = [{"item": item} for item in self._items]
         return PlanVentilator(self._workers_pool.ventilate, items, iterations=1)
-
-
-def _schema(footer: Footer, layout: ResolvedLayout) -> pa.Schema:
-    """Returns the columns in types that Petastorm can name; the worker goes by the layout."""
-    types = {name: footer.types[name] for name in layout.columns}
-    named = {name: t if pa.types.is_primitive(t) else pa.binary() for name, t in types.items()}
-    return pa.schema(list(named.items()))

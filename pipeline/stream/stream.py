@@ -17,7 +17,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.errors import PlanError
 from pipeline.stream.batches import Batch
-from pipeline.stream.block_format import Block
 from pipeline.stream.blocks import ragged
 from pipeline.stream.cache import BlockCache, CacheSettings
 from pipeline.stream.epoch import EpochReader
@@ -32,7 +31,6 @@ from pipeline.stream.plan import (
     plan_epoch,
     steps_per_epoch,
 )
-from pipeline.stream.windows import row_bytes
 
 _log = logging.getLogger(__name__)
 
@@ -184,7 +182,7 @@ class Stream(IterableDataset[Batch]):
                 "the stream decodes on threads of its own, and each process would give every row",
                 "Set num_workers=0, and workers_count of the stream.",
             )
-        return self.epoch(self._next_epoch())
+        yield from self.epoch(self._next_epoch())
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is: plain values, the same on every rank of a step."""
@@ -296,7 +294,7 @@ def _bounded(asked: PlanSettings, window_bytes: int, files: SnapshotFiles) -> Pl
     """Returns the settings with a window that fits its bytes; the same on every rank."""
     if window_bytes < 1:
         raise PlanError("shuffle_window_bytes", f"{window_bytes} is less than 1", "Set 1 or more.")
-    bytes_a_row = row_bytes(files.layout, _sample(files))
+    bytes_a_row = _row_bytes(files)
     rows = bounded_window_rows(
         asked.shuffle_window_rows, window_bytes, bytes_a_row, asked.rows_per_batch
     )
@@ -311,21 +309,30 @@ def _bounded(asked: PlanSettings, window_bytes: int, files: SnapshotFiles) -> Pl
     return replace(asked, shuffle_window_rows=rows)
 
 
-def _sample(files: SnapshotFiles) -> Block | None:
-    """Returns the ragged columns of the first row group, by which rows without a size are judged.
+def _row_bytes(files: SnapshotFiles) -> int:
+    """Returns the bytes of a row; what has no fixed size is judged by the first row group.
 
     Sizes in the footer do not tell: a dictionary of a few strings stands for many long rows.
     """
     columns = list(files.layout.ragged_columns)
     if not columns or not files.row_counts.any():
-        return None
-    source = files.sources[int(np.flatnonzero(files.row_counts)[0])]
+        return files.layout.dense_row_bytes
+    first = int(np.flatnonzero(files.row_counts)[0])
+    source = files.source(first)
+    key = files.key(source, "row bytes")
+    known = None if files.cache is None else files.cache.get(key)
+    if known is not None:
+        return int(known["row_bytes"][0])
     try:
         with closing(open_parquet(source.file, files.parsed)) as parquet:
             table = parquet.read_row_group(source.row_group, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(source, error) from error
-    return ragged(table, files.layout, str(source))
+    ragged_bytes = sum(held.nbytes for held in ragged(table, files.layout, str(source)).values())
+    found = files.layout.dense_row_bytes + -(-ragged_bytes // int(files.row_counts[first]))
+    if files.cache is not None:
+        files.cache.put(key, {"row_bytes": np.array([found])})
+    return found
 
 
 def _digest(files: Sequence[str], row_counts: np.ndarray[Any, np.dtype[np.int64]]) -> str:

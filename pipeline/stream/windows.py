@@ -175,17 +175,3 @@ def _shuffle_rows(
     for row, block in cell.parts:
         rows = block[spec.name]
         out[places[row : row + len(rows)]] = rows
-
-
-def row_bytes(layout: ResolvedLayout, sample: Block | None) -> int:
-    """Returns the bytes that a row takes in a window.
-
-    Args:
-        layout: What is kept of a row.
-        sample: Some rows, for what has no fixed size; not needed without such columns.
-    """
-    if sample is None or not layout.ragged:
-        return layout.dense_row_bytes
-    rows = max(1, len(sample[layout.ragged[0]]))
-    ragged_bytes = sum(sample[name].nbytes for name in layout.ragged)
-    return layout.dense_row_bytes + -(-ragged_bytes // rows)

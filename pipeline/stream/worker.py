@@ -61,11 +61,11 @@ class RowGroupWorker(WorkerBase):  # type: ignore[misc]
         """
         try:
             block = self._row_groups.block(item)
+            self._windows.put(item.shard, item.first_row, item.stop - item.start, block)
         except LakestormError:
             raise
         except Exception as error:
             raise unreadable(self._row_groups.source(item), error) from error
-        self._windows.put(item.shard, item.first_row, item.stop - item.start, block)
         self.publish_func(Placed(item.stop - item.start))
 
     def shutdown(self) -> None:

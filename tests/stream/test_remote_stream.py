@@ -181,7 +181,7 @@ def test_a_state_taken_over_local_files_goes_on_over_a_store(
         assert_same_batches(list(stream), expected[2:])
 
 
-@pytest.mark.parametrize("faults", [["SlowDown"] * 3, ["drop"] * 3, ["cut", "SlowDown", "drop"]])
+@pytest.mark.parametrize("faults", [["SlowDown"] * 2, ["drop"] * 2, ["cut", "SlowDown"]])
 def test_failing_requests_in_the_middle_of_an_epoch_change_nothing(
     files: list[str],
     s3_files: list[str],
@@ -193,13 +193,13 @@ def test_failing_requests_in_the_middle_of_an_epoch_change_nothing(
     with Stream(s3_files, EVERY_KIND, **NARROW) as stream:
         for batch in stream.epoch(0):
             delivered.append(batch)
-            # All at once they may hit one request, which is tried five times.
-            if batch.step < 10 and not proxy.faults.get("GET"):
+            # Twice two: they may all hit one request, which is tried five times.
+            if injected < 2 * len(faults) and not proxy.faults.get("GET"):
                 injected += len(faults)
                 for fault in faults:
                     proxy.fail(fault, 1)
     assert not proxy.faults["GET"]
-    assert injected >= 2 * len(faults)
+    assert injected == 2 * len(faults)
     assert caplog.text.count("trying again") >= injected
     assert_same_batches(delivered, batches_of(files, **NARROW))
 
@@ -400,6 +400,7 @@ def test_ctrl_c_ends_a_process_that_reads_a_store_which_does_not_answer(
         process.wait()
         proxy.release.set()
     assert process.returncode == -signal.SIGINT
-    assert errors.rstrip().endswith("KeyboardInterrupt")
+    # Arrow's S3 waits at exit for the requests under way, which time out; their warning may follow.
+    assert "KeyboardInterrupt" in errors
     # What was under way was given up, not tried again and again: at most what was being sent.
     assert len(proxy.requests) - asked <= 4

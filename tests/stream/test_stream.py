@@ -36,6 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory):
     return write_files(tmp_path_factory.mktemp("rows"), [[9] * 12] * 10)
 
 
+@pytest.mark.long
 def test_a_hundred_epochs_deliver_every_id_exactly_once_over_1_2_and_4_ranks(
     files: list[str],
 ) -> None:
