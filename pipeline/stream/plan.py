@@ -12,6 +12,7 @@ step k holds the same rows for every N that divides C.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -275,23 +276,44 @@ def _spread(
         The row groups in the order of the epoch's sequence, int64 [row groups].
     """
     groups, total_rows = len(row_counts), int(row_counts.sum())
-    # Where each place of the sequence begins within its shard, row groups taken as equally long.
-    place_rows = total_rows / max(1, groups)
-    shard_rows = max(1.0, total_rows / settings.canonical_shards)
-    begins = np.arange(groups) * place_rows % shard_rows
-    window, row = np.divmod(begins, settings.rows_per_shard_window)
-    # Places that reach into the next window are dealt among themselves: they count in both.
-    deal = (2 * window + (row + place_rows > settings.rows_per_shard_window)).astype(np.int64)
-    sizes = np.bincount(deal)
-    # The places of a deal in random order: 0, 1, ...
-    by_deal = np.lexsort((random.random(groups), deal))
-    nth = np.empty(groups, np.int64)
-    nth[by_deal] = np.arange(groups) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    # The part of the table that each place draws from, in [0, 1); its draw within it.
-    drawn = (nth + random.random(groups)) / sizes[deal]
-    order = np.empty(groups, np.int64)
-    order[np.argsort(drawn)] = np.arange(groups)
+    if total_rows == 0:
+        return random.permutation(groups)
+    # Where a place begins depends on what lies before it: first as if all were equally long.
+    order = _dealt(_deals(np.full(groups, total_rows / groups), settings), random)
+    # Then those of the usual length are dealt again, which moves nothing: the odd ones, mostly the
+    # last of their files, keep their places.
+    lengths, counts = np.unique(row_counts, return_counts=True)
+    usual = np.flatnonzero(row_counts[order] == lengths[np.argmax(counts)])
+    deals = _deals(row_counts[order], settings)[usual]
+    order[usual] = np.sort(order[usual])[_dealt(deals, random)]
     return order
+
+
+def _deals(rows: npt.NDArray[Any], settings: PlanSettings) -> npt.NDArray[np.int64]:
+    """Numbers the windows that places of so many rows belong to, over all shards.
+
+    Places that reach into the next window count in both: they are a deal of their own.
+    """
+    stops = np.cumsum(rows)
+    shard_rows = max(1.0, stops[-1] / settings.canonical_shards)
+    window, row = np.divmod((stops - rows) % shard_rows, settings.rows_per_shard_window)
+    reaches_over = row + rows > settings.rows_per_shard_window
+    deals: npt.NDArray[np.int64] = (2 * window + reaches_over).astype(np.int64)
+    return deals
+
+
+def _dealt(deals: npt.NDArray[np.int64], random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Deals the numbers 0, 1, ... out to places, so that each deal has some of everywhere."""
+    _, deal, sizes = np.unique(deals, return_inverse=True, return_counts=True)
+    # The places of a deal in random order: 0, 1, ...
+    by_deal = np.lexsort((random.random(len(deal)), deal))
+    nth = np.empty(len(deal), np.int64)
+    nth[by_deal] = np.arange(len(deal)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    # The part of the whole that each place draws from, in [0, 1); its draw within it.
+    drawn = (nth + random.random(len(deal))) / sizes[deal]
+    dealt = np.empty(len(deal), np.int64)
+    dealt[np.argsort(drawn)] = np.arange(len(deal))
+    return dealt
 
 
 def _generator(*words: int) -> np.random.Generator:
