@@ -45,9 +45,10 @@ class OpenFile:
     """Tensors that jollyjack cannot read out of this file."""
 
     def __post_init__(self) -> None:
-        schema = self.footer.schema
-        self.types = {each.name: each.type for each in schema.to_arrow_schema()}
-        self.leaves = {schema.column(leaf).path: leaf for leaf in range(len(schema.names))}
+        # Not `footer.schema`: see footers.py.
+        self.types = {each.name: each.type for each in self.reader.schema_arrow}
+        paths = map(".".join, self.reader.reader.column_paths)
+        self.leaves = {path: leaf for leaf, path in enumerate(paths)}
 
     @classmethod
     def of(cls, source: pa.NativeFile, footer: pq.FileMetaData) -> OpenFile:

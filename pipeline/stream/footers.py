@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from pipeline.stream.block_format import Block
 from pipeline.stream.cache import BlockCache, block_key
 from pipeline.stream.stores import identity_of, is_remote, open_file
 
+# Requests for footers under way at once. Local files are parsed by one thread: each thread's heap
+# would keep what it once needed.
 _FOOTER_THREADS = 16
 
 
@@ -77,11 +80,11 @@ class FooterCache:
     group, and of a data set of many files not all parsed footers fit into memory.
 
     Args:
-        max_bytes: Most bytes that the footers take in their files; parsed, they take some times
-            that.
+        max_bytes: Most bytes that the footers take in their files; parsed, they take about eleven
+            times that.
     """
 
-    def __init__(self, max_bytes: int = 32 << 20) -> None:
+    def __init__(self, max_bytes: int = 512 << 10) -> None:
         self._max_bytes = max_bytes
         self._used_bytes = 0
         self._lock = threading.Lock()
@@ -99,8 +102,8 @@ class FooterCache:
             if found is not None:
                 self._footers.move_to_end(file)
                 return found
-        with open_file(file) as source:
-            return self.put(file, pq.read_metadata(source))
+        with open_file(file) as source, closing(pq.ParquetFile(source)) as parquet:
+            return self.put(file, parquet.metadata)
 
     def put(self, file: str, footer: pq.FileMetaData) -> pq.FileMetaData:
         """Keeps a footer, and returns it."""
@@ -164,7 +167,8 @@ def read_footers(
     def read(file: str) -> Footer:
         return _read_footer(file, parsed or FooterCache(), cache)
 
-    with ThreadPoolExecutor(min(_FOOTER_THREADS, len(files)), "footers") as executor:
+    threads = min(_FOOTER_THREADS, len(files)) if any(map(is_remote, files)) else 1
+    with ThreadPoolExecutor(threads, "footers") as executor:
         return list(executor.map(read, files))
 
 
@@ -173,12 +177,12 @@ def _read_footer(file: str, parsed: FooterCache, cache: BlockCache | None) -> Fo
         # Asked before the footer is read: a change between the two is then seen as one.
         identity = None if cache is None and is_remote(file) else identity_of(file)
         if cache is None or identity is None:
-            return _summarize(file, identity, parsed.get(file))
+            return _summarize(file, identity, parsed)
         key = block_key(file, identity, -1, "footer")
         known = cache.get(key)
         if known is not None:
             return _from_block(file, identity, known)
-        footer = _summarize(file, identity, parsed.get(file))
+        footer = _summarize(file, identity, parsed)
         cache.put(key, _to_block(footer))
         return footer
     except LakestormError:
@@ -191,25 +195,23 @@ def _read_footer(file: str, parsed: FooterCache, cache: BlockCache | None) -> Fo
         ) from error
 
 
-def _summarize(file: str, identity: str | None, metadata: pq.FileMetaData) -> Footer:
+def _summarize(file: str, identity: str | None, parsed: FooterCache) -> Footer:
+    # Not `FileMetaData.schema`: it and the footer refer to each other, so that footers would stay
+    # in memory until the garbage collector looks at everything.
+    with open_file(file) as source, closing(pq.ParquetFile(source)) as parquet:
+        schema, metadata = parquet.schema_arrow, parsed.put(file, parquet.metadata)
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    schema = metadata.schema.to_arrow_schema()
+    types = {field.name: field.type for field in schema}
     lengths: dict[str, int] = {}
     filled = next((group for group in groups if group.num_rows), None)
     if filled is not None:
-        leaves = [metadata.schema.column(leaf) for leaf in range(metadata.num_columns)]
+        leaves = [filled.column(leaf) for leaf in range(filled.num_columns)]
         # A flat column may be called `x.y` beside a list `x`.
-        repeated = {i: leaf.path for i, leaf in enumerate(leaves) if leaf.max_repetition_level}
-        for column in (field.name for field in schema if is_list(field.type)):
-            leaf = next(i for i, path in repeated.items() if path.startswith(f"{column}."))
-            lengths[column] = filled.column(leaf).num_values // filled.num_rows
-    return Footer(
-        file,
-        identity,
-        tuple(group.num_rows for group in groups),
-        {field.name: field.type for field in schema},
-        lengths,
-    )
+        nested = [leaf for leaf in leaves if leaf.path_in_schema not in types]
+        for column in (name for name, found in types.items() if is_list(found)):
+            leaf = next(leaf for leaf in nested if leaf.path_in_schema.startswith(f"{column}."))
+            lengths[column] = leaf.num_values // filled.num_rows
+    return Footer(file, identity, tuple(group.num_rows for group in groups), types, lengths)
 
 
 def _to_block(footer: Footer) -> Block:

@@ -15,6 +15,7 @@ import copy
 import io
 import logging
 import pickle
+import pickletools
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -220,6 +221,7 @@ def _read_stored(file: str) -> bytes:
 
 def _load(stored: bytes, where: str) -> Unischema:
     try:
+        _refuse_large_memo(stored)
         state = _expect(_Unpickler(stored, where).load(), "petastorm.unischema.Unischema").state
         fields = [_to_field(record) for record in state["_fields"].values()]
         return Unischema(str(state["_name"]), fields)
@@ -228,6 +230,16 @@ def _load(stored: bytes, where: str) -> Unischema:
     except Exception as error:
         problem = f"the stored Unischema cannot be read ({type(error).__name__}: {error})"
         raise SchemaError(where, problem, f"Write the metadata anew. {_PLAIN_PARQUET}") from error
+
+
+def _refuse_large_memo(stored: bytes) -> None:
+    """Refuses places in the pickle's memo that no honest one has: room is made for all before.
+
+    One damaged byte could otherwise ask for all memory of the machine.
+    """
+    for opcode, argument, _ in pickletools.genops(stored):
+        if opcode.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > len(stored):
+            raise pickle.UnpicklingError(f"place {argument} of the memo in {len(stored)} bytes")
 
 
 def _expect(value: Any, *kinds: str) -> _Record:

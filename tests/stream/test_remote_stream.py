@@ -212,7 +212,7 @@ def test_a_store_that_keeps_failing_is_an_error_naming_file_and_row_group(
         batches = stream.epoch(0)
         next(batches)
         proxy.fail("SlowDown", 10_000)
-        where = r"s3://lake/part-000.parquet, row group \d+: OSError"
+        where = r"s3://lake/part-00\d.parquet, row group \d+: OSError"
         with pytest.raises(RowGroupError, match=where):
             list(batches)
         proxy.reset()

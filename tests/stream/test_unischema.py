@@ -482,6 +482,14 @@ def test_what_is_no_unischema_is_refused_and_changes_nothing(
     assert dict(vars(NdarrayCodec)) == before
 
 
+def test_a_pickle_that_asks_for_all_memory_is_refused(tmp_path: Path) -> None:
+    # LONG_BINPUT: the unpickler makes room for all places of its memo up to this one.
+    greedy = b"\x80\x04" + b"N" + b"r" + (2**31 - 1).to_bytes(4, "little") + b"."
+    folder = write(tmp_path, greedy)
+    with pytest.raises(SchemaError, match="place 2147483647 of the memo"):
+        PetastormDataset.open(folder)
+
+
 @given(st.data())
 def test_a_damaged_pickle_is_an_error_that_names_the_file(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
