@@ -33,11 +33,11 @@ _SAME_BITS = {
 
 @dataclass(slots=True)
 class OpenFile:
-    """A Parquet file that is open, with what was learnt of it."""
+    """A Parquet file that is open, with what was learnt of it; it owns its source."""
 
     source: pa.NativeFile
     footer: pq.FileMetaData
-    reader: pq.ParquetFile
+    reader: pq.ParquetFile = field(init=False)
     types: dict[str, pa.DataType] = field(init=False)
     leaves: dict[str, int] = field(init=False)
     """Flat column -> its place among the leaves of the schema."""
@@ -45,15 +45,11 @@ class OpenFile:
     """Tensors that jollyjack cannot read out of this file."""
 
     def __post_init__(self) -> None:
+        self.reader = pq.ParquetFile(self.source, metadata=self.footer)
         # Not `footer.schema`: see footers.py.
         self.types = {each.name: each.type for each in self.reader.schema_arrow}
         paths = map(".".join, self.reader.reader.column_paths)
         self.leaves = {path: leaf for leaf, path in enumerate(paths)}
-
-    @classmethod
-    def of(cls, source: pa.NativeFile, footer: pq.FileMetaData) -> OpenFile:
-        """Makes it of an open source, which it then owns."""
-        return cls(source, footer, pq.ParquetFile(source, metadata=footer))
 
     def rows(self, row_group: int) -> int:
         """Rows of a row group."""

@@ -89,7 +89,7 @@ class SnapshotFiles:
                 "Files of a snapshot must not change; open the stream again.",
             )
         footer = self.parsed.get(file)
-        return OpenFile.of(open_file(file), footer)
+        return OpenFile(open_file(file), footer)
 
 
 class Ahead:
@@ -191,7 +191,7 @@ class RowGroups:
         if fetched is None:
             file = self._opened(source.file)
         else:
-            file = OpenFile.of(fetched, self._files.parsed.get(source.file))
+            file = OpenFile(fetched, self._files.parsed.get(source.file))
         if file.rows(source.row_group) < item.stop:
             raise RowGroupError(
                 str(source),

@@ -20,11 +20,11 @@ from pipeline.stream.worker import RowGroupWorker
 
 @dataclass(frozen=True, slots=True)
 class SnapshotPiece:
-    """One file as Petastorm asks about it; answered from the footer that was read once."""
+    """What Petastorm is told of the snapshot: one file, of one row group, of these columns."""
 
     path: str
-    num_row_groups: int
     arrow_schema: pa.Schema
+    num_row_groups: int = 1
     partition_keys: tuple[tuple[str, int], ...] = ()
 
     def get_metadata(self) -> SnapshotPiece:
@@ -58,7 +58,7 @@ class Snapshot(Dataset):
         # Petastorm wants to know that there is something and what it is called. What is read, and
         # as what, say the plan and the layout; a list of all row groups would only take time.
         named = pa.schema([(column, pa.binary()) for column in files.layout.columns])
-        self.pieces = [SnapshotPiece(footer.file, 1, named) for footer in files.footers[:1]]
+        self.pieces = [SnapshotPiece(footer.file, named) for footer in files.footers[:1]]
 
 
 class PlanReader(Reader):  # type: ignore[misc]

@@ -34,6 +34,7 @@ from tenacity import (
 )
 
 from pipeline.errors import StoreError
+from pipeline.stream.legacy.dataset import is_private
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -147,11 +148,11 @@ def list_parquet(folder: str) -> list[str]:
     filesystem, root = _resolve(folder)
     found = pafs.FileSelector(root, recursive=True)
     entries = _retried(folder, lambda: filesystem.get_file_info(found))
-    paths = sorted(
-        entry.path
-        for entry in entries
-        if entry.is_file and not _is_private(entry.path[len(root) :].strip("/"))
-    )
+    paths = []
+    for path in sorted(entry.path for entry in entries if entry.is_file):
+        *folders, name = path[len(root) :].strip("/").split("/")
+        if not is_private(folders, name):
+            paths.append(path)
     if isinstance(filesystem, pafs.LocalFileSystem):
         return [Path(path).as_uri() for path in paths] if folder.startswith("file:") else paths
     if isinstance(filesystem, pafs.PyFileSystem):
@@ -358,12 +359,6 @@ def _local_path(file: str) -> str:
     if host not in {"", "localhost"} or not slash:
         raise StoreError(file, f"the URI names a host, {host!r}", "Write file:///absolute/path.")
     return unquote(f"/{path}")
-
-
-def _is_private(path: str) -> bool:
-    *folders, name = path.split("/")
-    hidden_folder = any(f[:1] in {"_", "."} and "=" not in f for f in folders)
-    return hidden_folder or name[:1] in {"_", "."} or name.endswith((".crc", "_$folder$"))
 
 
 class RangedFile(io.RawIOBase):

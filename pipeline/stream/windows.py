@@ -29,7 +29,7 @@ class _Cell:
     rows: int
     placed: int = 0
     parts: list[tuple[int, Block]] = field(default_factory=list)
-    """Row of the cell where a part begins, and the part; in no order."""
+    """Row of the cell where a part begins, and the part; in no order until the cell is full."""
 
 
 @dataclass(slots=True)
@@ -114,6 +114,7 @@ class Windows:
     def _shuffle(self, index: int, shard: int, cell: _Cell) -> None:
         """Writes a full cell's rows into the window, in the order of delivery."""
         window, place = self._get(index), self._places[shard]
+        cell.parts.sort(key=lambda part: part[0])
         order = None
         if self._settings.shuffle:
             order = window_order(self._settings, self._plan.epoch, shard, index, cell.rows)
@@ -124,8 +125,7 @@ class Windows:
             else:
                 _shuffle_rows(out[place, : cell.rows], spec, cell, order)
         for name in self._layout.ragged:
-            ordered = sorted(cell.parts, key=lambda part: part[0])
-            rows = pa.concat_arrays([block[name] for _, block in ordered])
+            rows = pa.concat_arrays([block[name] for _, block in cell.parts])
             rows = rows if order is None else rows.take(pa.array(order))
             with self._lock:
                 window.ragged.setdefault(name, {})[place] = rows
@@ -153,7 +153,7 @@ def _shuffle_columns(
     out: npt.NDArray[Any], spec: TensorSpec, cell: _Cell, order: npt.NDArray[np.int64] | None
 ) -> None:
     """Writes a cell into [columns, rows], one column after the other."""
-    parts = [block[spec.name] for _, block in sorted(cell.parts, key=lambda part: part[0])]
+    parts = [block[spec.name] for _, block in cell.parts]
     gathered = np.empty(cell.rows, spec.dtype)
     for target, *pieces in zip(out, *parts, strict=True):
         if order is None:

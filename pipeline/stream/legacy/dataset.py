@@ -90,7 +90,7 @@ class FolderDataset(Dataset):
                 self.metadata, self.metadata_path = self._read_footer(path), path
             elif not folders and name == "_common_metadata":
                 self.common_metadata = self._read_footer(path)
-            elif not _is_private(folders, name):
+            elif not is_private(folders, name):
                 found.append((path, self.partitions.keys_of(folders)))
         return found
 
@@ -108,7 +108,7 @@ def _as_fsspec(filesystem: Any) -> Any:
     return filesystem
 
 
-def _is_private(folders: Sequence[str], name: str) -> bool:
+def is_private(folders: Sequence[str], name: str) -> bool:
     """Whether Hive, Spark and the old pyarrow pass over this file: `_SUCCESS`, `.crc` and such."""
     hidden_folder = any(f[:1] in {"_", "."} and "=" not in f for f in folders)
     return hidden_folder or name[:1] in {"_", "."} or name.endswith((".crc", "_$folder$"))
