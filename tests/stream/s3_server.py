@@ -1,12 +1,22 @@
-"""A proxy in front of a local S3 server that counts requests and fails where a test tells it to."""
+"""A local S3 server, and a proxy in front of it that counts requests and fails where told to."""
 
 from __future__ import annotations
 
 import http.client
+import logging
+import os
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import pyarrow.fs as pafs
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline.stream import stores
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
 _STATUS = {"SlowDown": 503, "TooManyRequests": 429, "AccessDenied": 403}
@@ -97,3 +107,47 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body[: len(body) // 2] if cut else body)
+
+
+def give_credentials(patch: pytest.MonkeyPatch, secret: str) -> None:
+    """Leaves one key in the environment, and lets retries come at once."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        patch.delenv(name)
+    patch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    patch.setattr(stores, "_FIRST_WAIT_SECONDS", 0.001)
+
+
+@contextmanager
+def running_moto() -> Iterator[int]:
+    """Runs a local S3 server; its port."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+def new_bucket(port: int, name: str) -> pafs.FileSystem:
+    """Makes a bucket; returns the store itself, past any proxy."""
+    filesystem = pafs.S3FileSystem(
+        endpoint_override=f"http://127.0.0.1:{port}",
+        region="us-east-1",
+        allow_bucket_creation=True,
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+    )
+    filesystem.create_dir(name)
+    return filesystem
+
+
+@contextmanager
+def running_proxy(port: int) -> Iterator[FaultyProxy]:
+    """Runs a proxy in front of a server."""
+    proxy = FaultyProxy(port)
+    thread = threading.Thread(target=proxy.serve_forever, name="proxy")
+    thread.start()
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+    thread.join()

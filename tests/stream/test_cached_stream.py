@@ -16,11 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import NullValueError, RowGroupError
-from pipeline.stream import Batch, BatchLayout, Stream
+from pipeline.stream import BatchLayout, Stream
 from pipeline.stream.cache import CacheSettings
 from pipeline.stream.layout import SequenceColumn, TensorColumn
+from tests.stream.every_kind import (
+    EVERY_KIND,
+    assert_same_batches,
+    batches_of,
+    every_kind,
+    write_parts,
+)
 from tests.stream.examples import IDS, flat, ids_of
-from tests.stream.test_tensors import EVERY_KIND, assert_every_kind, every_kind, same_batch
+from tests.stream.test_tensors import assert_every_kind
 
 MIB = 2**20
 ROWS = 300
@@ -34,16 +41,7 @@ DENSE = BatchLayout(
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     """Three files of ten row groups of ten rows."""
-    return write_rows(tmp_path)
-
-
-def write_rows(folder: Path, **changed: pa.Array) -> list[str]:
-    table = pa.table({"id": pa.array(range(ROWS)), **every_kind(ROWS), **changed})
-    paths = []
-    for number, first in enumerate(range(0, ROWS, 100)):
-        paths.append(str(folder / f"part-{number:03d}.parquet"))
-        pq.write_table(table.slice(first, 100), paths[-1], row_group_size=10)
-    return paths
+    return write_parts(tmp_path, ROWS, 10)
 
 
 @pytest.fixture
@@ -53,19 +51,6 @@ def cache(tmp_path: Path) -> CacheSettings:
 
 def entries(cache: CacheSettings) -> list[Path]:
     return sorted(Path(cache.folder).glob("*.block"))
-
-
-def batches_of(
-    files: list[str], epochs: int = 1, layout: BatchLayout = EVERY_KIND, **chosen: Any
-) -> list[Batch]:
-    with Stream(files, layout, **{"rows_per_batch": 40, **chosen}) as stream:
-        return [batch for epoch in range(epochs) for batch in stream.epoch(epoch)]
-
-
-def assert_same_batches(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert same_batch(one, other), f"step {other.step}"
 
 
 def blank(file: str) -> None:
@@ -218,7 +203,7 @@ def test_a_file_with_other_content_of_the_same_shape_is_never_served_stale(
     status = Path(files[1]).stat()
     # As many bytes, row groups and rows; and changed as little later as a disk can tell.
     other = every_kind(ROWS)["number"].to_numpy()[::-1]
-    write_rows(Path(files[1]).parent, number=pa.array(other))
+    write_parts(Path(files[1]).parent, ROWS, 10, number=pa.array(other))
     os.utime(files[1], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     found = batches_of(files, cache=cache)
     assert_same_batches(found, batches_of(files))

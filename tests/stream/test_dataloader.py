@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from pipeline.errors import PlanError
 from pipeline.stream import Batch, Stream
 from tests.stream.conftest import stream_threads
-from tests.stream.test_tensors import EVERY_KIND, every_kind, same_batch, write
+from tests.stream.every_kind import EVERY_KIND, every_kind, same_batch
+from tests.stream.test_tensors import write
 
 ROWS = 130
 STEPS = 9
@@ -84,7 +85,7 @@ def test_leaving_the_loop_of_a_loader_leaves_no_thread(stream: Stream) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         consume()
-    assert stream_threads() == before
+    assert stream_threads() <= before
 
 
 def test_worker_processes_are_refused_with_what_to_do(stream: Stream) -> None:

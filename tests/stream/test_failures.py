@@ -146,7 +146,7 @@ def test_any_exception_of_a_worker_names_file_and_row_group_and_leaves_no_thread
     with pytest.raises(RowGroupError, match=r"row group \d: ZeroDivisionError: decoder") as caught:
         drain(Stream(files, IDS, rows_per_batch=8).epoch(0))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
-    assert stream_threads() == before
+    assert stream_threads() <= before
 
 
 def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]) -> None:
@@ -156,7 +156,7 @@ def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]) -> N
     next(batches)
     assert len(stream_threads() - before) == 4  # 3 workers and the ventilator
     stream.close()
-    assert stream_threads() == before
+    assert stream_threads() <= before
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
@@ -172,7 +172,7 @@ def test_an_exception_in_the_consumer_leaves_no_thread(
 
     with pytest.raises(kind):
         consume()
-    assert stream_threads() == before
+    assert stream_threads() <= before
 
 
 def test_breaking_out_of_an_epoch_and_beginning_the_next_leaves_no_thread(files: list[str]) -> None:
@@ -182,4 +182,4 @@ def test_breaking_out_of_an_epoch_and_beginning_the_next_leaves_no_thread(files:
         next(abandoned)
         assert sorted(drain(stream.epoch(1))) == list(range(800))
         assert threading.active_count() >= len(before)
-        assert stream_threads() == before
+        assert stream_threads() <= before

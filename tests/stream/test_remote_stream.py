@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -13,19 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.errors import RowGroupError, StreamError
-from pipeline.stream import Batch, Stream, stores
+from pipeline.stream import Batch, Stream
 from pipeline.stream.fetch import Ahead
 from tests.stream.conftest import stream_threads
+from tests.stream.every_kind import EVERY_KIND, assert_same_batches, batches_of, write_parts
 from tests.stream.examples import IDS, ids_of
-from tests.stream.s3_server import FaultyProxy
-from tests.stream.test_tensors import EVERY_KIND, every_kind, same_batch
+from tests.stream.s3_server import (
+    FaultyProxy,
+    give_credentials,
+    new_bucket,
+    running_moto,
+    running_proxy,
+)
 
 ROWS = 300
 ROWS_PER_GROUP = 20
@@ -38,46 +40,26 @@ NARROW: dict[str, Any] = {"rows_per_batch": 20, "shuffle_window_rows": 20, "work
 @pytest.fixture(scope="module", autouse=True)
 def credentials() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "nobodys")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setattr(stores, "_FIRST_WAIT_SECONDS", 0.001)
+        give_credentials(patch, "nobodys")
         yield
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[int]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()[1]
-    server.stop()
+    with running_moto() as port:
+        yield port
 
 
 @pytest.fixture(scope="module")
 def bucket(moto: int) -> pafs.FileSystem:
     """The store itself, past the proxy."""
-    filesystem = pafs.S3FileSystem(
-        endpoint_override=f"http://127.0.0.1:{moto}",
-        region="us-east-1",
-        allow_bucket_creation=True,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
-    )
-    filesystem.create_dir("lake")
-    return filesystem
+    return new_bucket(moto, "lake")
 
 
 @pytest.fixture(scope="module", autouse=True)  # before any test counts its threads
 def shared_proxy(moto: int) -> Iterator[FaultyProxy]:
-    proxy = FaultyProxy(moto)
-    thread = threading.Thread(target=proxy.serve_forever, name="proxy")
-    thread.start()
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    thread.join()
+    with running_proxy(moto) as proxy:
+        yield proxy
 
 
 @pytest.fixture
@@ -94,13 +76,7 @@ def proxy(shared_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Three local files of five row groups of twenty rows."""
-    folder = tmp_path_factory.mktemp("local")
-    table = pa.table({"id": pa.array(range(ROWS)), **every_kind(ROWS)})
-    paths = []
-    for number, first in enumerate(range(0, ROWS, 100)):
-        paths.append(str(folder / f"part-{number:03d}.parquet"))
-        pq.write_table(table.slice(first, 100), paths[-1], row_group_size=ROWS_PER_GROUP)
-    return paths
+    return write_parts(tmp_path_factory.mktemp("local"), ROWS, ROWS_PER_GROUP)
 
 
 @pytest.fixture
@@ -137,17 +113,6 @@ def remove(bucket: pafs.FileSystem) -> Callable[[str], None]:
             fsspec.filesystem("memory").rm(uri.removeprefix("memory:/"))
 
     return remove_file
-
-
-def batches_of(files: list[str], epochs: int = 1, **chosen: Any) -> list[Batch]:
-    with Stream(files, EVERY_KIND, **{"rows_per_batch": 40, **chosen}) as stream:
-        return [batch for epoch in range(epochs) for batch in stream.epoch(epoch)]
-
-
-def assert_same_batches(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
-        assert same_batch(one, other), f"step {other.step}"
 
 
 @pytest.mark.parametrize(

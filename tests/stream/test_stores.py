@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +13,6 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
 from fsspec.registry import known_implementations
-from moto.server import ThreadedMotoServer
 
 from pipeline.errors import StoreError, StreamError
 from pipeline.stream import read_ahead, stores
@@ -25,7 +23,13 @@ from pipeline.stream.stores import (
     list_parquet,
     open_file,
 )
-from tests.stream.s3_server import FaultyProxy
+from tests.stream.s3_server import (
+    FaultyProxy,
+    give_credentials,
+    new_bucket,
+    running_moto,
+    running_proxy,
+)
 
 SECRET = "wJalrXUtnFEMI-K7MDENG"  # noqa: S105 - nobody's
 ROWS_PER_GROUP = 500
@@ -36,41 +40,21 @@ COLUMNS = ["number", "text", "vector", "nested", "dotted.name"]
 @pytest.fixture(scope="module", autouse=True)
 def credentials() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        patch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODY")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setattr(stores, "_FIRST_WAIT_SECONDS", 0.001)
+        give_credentials(patch, SECRET)
         yield
 
 
 @pytest.fixture(scope="module")
 def moto() -> Iterator[int]:
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    bucket = pafs.S3FileSystem(
-        endpoint_override=f"http://127.0.0.1:{port}",
-        region="us-east-1",
-        allow_bucket_creation=True,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
-    )
-    bucket.create_dir("bucket")
-    yield port
-    server.stop()
+    with running_moto() as port:
+        new_bucket(port, "bucket")
+        yield port
 
 
 @pytest.fixture(scope="module")
 def shared_proxy(moto: int) -> Iterator[FaultyProxy]:
-    proxy = FaultyProxy(moto)
-    thread = threading.Thread(target=proxy.serve_forever, name="proxy")
-    thread.start()
-    yield proxy
-    proxy.shutdown()
-    proxy.server_close()
-    thread.join()
+    with running_proxy(moto) as proxy:
+        yield proxy
 
 
 @pytest.fixture

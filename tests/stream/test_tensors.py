@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pipeline.errors import NullValueError, PlanError, RowGroupError, SchemaErro
 from pipeline.stream import Batch, BatchLayout, Stream
 from pipeline.stream.codecs import ImageCodec, RawCodec
 from pipeline.stream.layout import SequenceColumn, TensorColumn
+from tests.stream.every_kind import EVERY_KIND, every_kind, lists, same_batch, sequence_of
 
 ROWS = 50
 ID = {"id": "id"}
@@ -76,22 +77,6 @@ def assert_rows(batches: Sequence[Batch], name: str, expected: Any) -> None:
         np.testing.assert_array_equal(found[row_id], row, f"row {row_id} of {name}", strict=False)
 
 
-def same_batch(one: Batch, other: Batch) -> bool:
-    def equal(these: dict[str, torch.Tensor], those: dict[str, torch.Tensor]) -> bool:
-        return list(these) == list(those) and all(
-            these[name].dtype == those[name].dtype and torch.equal(these[name], those[name])
-            for name in these
-        )
-
-    return (
-        (one.rows, one.step) == (other.rows, other.step)
-        and equal(one.tensors, other.tensors)
-        and equal(one.lengths, other.lengths)
-        and {n: s.tolist() for n, s in one.strings.items()}
-        == {n: s.tolist() for n, s in other.strings.items()}
-    )
-
-
 def numbers(rng: np.random.Generator, arrow: pa.DataType, shape: tuple[int, ...]) -> Any:
     """Numbers over the whole range of a type; floats that every float type holds exactly."""
     if pa.types.is_boolean(arrow):
@@ -101,19 +86,6 @@ def numbers(rng: np.random.Generator, arrow: pa.DataType, shape: tuple[int, ...]
         return (rng.integers(-1000, 1000, shape) / 8).astype(dtype)
     bounds = np.iinfo(dtype)
     return rng.integers(bounds.min, bounds.max, shape, dtype, endpoint=True)
-
-
-def lists(values: Any, list_type: Callable[[pa.DataType, int], pa.DataType]) -> pa.Array:
-    """Wraps an array of [rows, a, b, ...] into as many lists as it has further dimensions."""
-    flat = pa.array(values.reshape(-1))
-    for size in reversed(values.shape[1:]):
-        wanted = list_type(flat.type, size)
-        if pa.types.is_fixed_size_list(wanted):
-            flat = pa.FixedSizeListArray.from_arrays(flat, size)
-        else:
-            offsets = pa.array(range(0, len(flat) + 1, size), pa.int32())
-            flat = pa.ListArray.from_arrays(offsets, flat).cast(wanted)
-    return flat
 
 
 def flattened(values: Any) -> Any:
@@ -242,11 +214,6 @@ def test_strings_come_only_where_asked_for_and_nulls_are_none(tmp_path: Path) ->
 
 
 # --- sequences ------------------------------------------------------------------------------------
-
-
-def sequence_of(row_id: int) -> list[int]:
-    """Empty, short and, rarely, long."""
-    return list(range(row_id, row_id + (20 if row_id % 17 == 0 else row_id % 4)))
 
 
 @pytest.mark.parametrize("arrow", [t for t in NUMBERS if not pa.types.is_boolean(t)], ids=str)
@@ -562,34 +529,6 @@ def test_a_column_that_has_fewer_rows_than_the_footer_says_is_named(
 
 
 # --- all kinds at once ----------------------------------------------------------------------------
-
-EVERY_KIND = BatchLayout(
-    scalars={**ID, "one": "number"},
-    matrices={"flat": ("number", "number"), "mixed": ("number", "pair")},
-    tensors={
-        "image": TensorColumn(column="image", shape=(2, 3)),
-        "raw": TensorColumn(
-            column="raw", shape=(2,), codec=RawCodec(shape=(2,), dtype=np.dtype(np.int16))
-        ),
-    },
-    sequences={"s": SequenceColumn(column="sequence", padding=-1)},
-    strings=("text",),
-)
-
-
-def every_kind(rows: int) -> dict[str, pa.Array]:
-    ids = np.arange(rows)
-    raw = np.stack([ids, -ids], 1).astype("<i2")
-    return {
-        "number": pa.array(ids / 2, pa.float32()),
-        "pair": pa.array([[i, i + 0.25] for i in ids], pa.list_(pa.float32())),
-        "image": lists((ids[:, None, None] + np.arange(6).reshape(2, 3)) % 251, pa.list_).cast(
-            pa.list_(pa.list_(pa.uint8(), 3), 2)
-        ),
-        "raw": pa.array([row.tobytes() for row in raw], pa.binary()),
-        "sequence": pa.array([sequence_of(int(i)) for i in ids], pa.list_(pa.int64())),
-        "text": pa.array([None if i % 5 == 0 else f"t{i}" for i in ids], pa.string()),
-    }
 
 
 def copied(batch: Batch) -> Batch:
