@@ -38,7 +38,7 @@ demo: .venv/ready
 	$(JAVA) $(BIN)/lakestorm run conf/pipelines/flights.yaml
 
 test: .venv/ready
-	$(JAVA) $(BIN)/pytest
+	$(JAVA) $(BIN)/pytest -n 2 --dist loadfile
 
 test-long: .venv/ready
 	$(JAVA) $(BIN)/pytest -m long

