@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -39,13 +41,38 @@ def _pipeline_command(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--json", "as_json", is_flag=True, help="End with one JSON object on a line.")
     @wraps(command)
     def wrapped(**options: Any) -> None:
-        try:
+        with _errors_in_one_line():
             command(**options)
-        except LakestormError as error:
-            click.echo(f"lakestorm: {type(error).__name__}: {error}", err=True)
-            sys.exit(EXIT_FAULT)
 
     return wrapped
+
+
+def _lake_command(command: Callable[..., None]) -> Callable[..., None]:
+    """What commands on a lake share: where it is, and errors in one line."""
+
+    @click.option(
+        "--lake",
+        default="lake",
+        envvar="LAKESTORM_LAKE",
+        show_default=True,
+        show_envvar=True,
+        help="Folder of the lake.",
+    )
+    @wraps(command)
+    def wrapped(**options: Any) -> None:
+        with _errors_in_one_line():
+            command(**options)
+
+    return wrapped
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except LakestormError as error:
+        click.echo(f"lakestorm: {type(error).__name__}: {error}", err=True)
+        sys.exit(EXIT_FAULT)
 
 
 def _run_stages(
@@ -82,10 +109,16 @@ def _run_stages(
 
 
 def _add_stage(name: str, does: str) -> None:
-    @main.command(name, help=does)
     @_pipeline_command
     def command(**options: Any) -> None:
+        workers = options.pop("workers", None)
+        if workers is not None:
+            options["overrides"] = (*options["overrides"], f"train.workers={workers}")
         _run_stages([name], **options)
+
+    if name == "train":
+        command = click.option("--workers", type=int, help="Ranks that train together.")(command)
+    main.command(name, help=does)(command)
 
 
 for _name, _does in (
@@ -103,3 +136,36 @@ for _name, _does in (
 def run(**options: Any) -> None:
     """Walk the whole way, from raw files to predictions in the lake."""
     _run_stages(list(STAGES), **options)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
+@_lake_command
+def models(lake: str, as_json: bool) -> None:
+    """List the registered models: versions, metrics and aliases."""
+    from pipeline.operate.models import listed, model_grid
+
+    found = listed(Lake(lake))
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS
+    for name, versions in found.items():
+        console.print(model_grid(name, versions))
+    if not found:
+        console.print(f"No model is registered in {Lake(lake).root}.", soft_wrap=True)
+
+
+@main.command()
+@click.argument("name")
+@click.argument("version", type=int)
+@_lake_command
+def promote(name: str, version: int, lake: str) -> None:
+    """Make a version of a model its champion, whatever its metrics."""
+    from pipeline.training.registry import Registry
+
+    before = Registry(Lake(lake), name).promote(version)
+    was = "there was no other" if before is None else f"it was version {before}"
+    click.echo(f"champion of {name} is version {version}; {was}")

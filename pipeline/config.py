@@ -207,8 +207,8 @@ class Image(Settings):
 
     shape: tuple[Positive, ...] = Field(min_length=2, max_length=3)
     """Height and width, then channels if there are several."""
-    encoding: Literal["raw", "compressed"] = "raw"
-    """`raw`: a byte a value, rows from the top. `compressed`: PNG or JPEG (extra `images`)."""
+    encoding: Literal["raw", "png", "jpeg"] = "raw"
+    """`raw`: a byte a value, rows from the top. PNG and JPEG ask for the extra `images`."""
 
 
 class Tokens(Settings):
@@ -216,7 +216,7 @@ class Tokens(Settings):
 
     separator: str = r"[^\p{L}\p{N}]+"
     """Regular expression (Java) of what stands between words; words are put in lower case."""
-    buckets: Positive = 32_768
+    buckets: Annotated[int, Field(ge=2, lt=2**31)] = 32_768
     """Ids that words are hashed to; 0 stays for the padding."""
     longest: Positive = 512
     """Words kept, from the beginning."""
@@ -441,7 +441,6 @@ class Score(Settings):
 
     model: Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)] = "champion"
     """An alias or a version number of the pipeline's registered model."""
-    rows_per_batch: Positive = 65_536
 
 
 class Pipeline(Settings):

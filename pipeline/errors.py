@@ -23,7 +23,9 @@
     |   |-- CacheError          a cache folder that cannot be used
     |   `-- NullValueError      a null in a dense column
     |-- TrainingError
-    |   `-- CheckpointError
+    |   |-- CheckpointError     one that is damaged, cannot be written, or belongs to another run
+    |   |-- StoppedError        it was asked to stop, and can go on
+    |   `-- WorkerLostError     a worker process died, hangs, or lost the others
     |-- ModelError              a model that is not registered or does not fit the data
     `-- ScoringError
 
@@ -142,6 +144,14 @@ class TrainingError(LakestormError):
 
 class CheckpointError(TrainingError):
     """A checkpoint that is damaged or belongs to another run."""
+
+
+class StoppedError(TrainingError):
+    """A training that was asked to stop; its checkpoint is written."""
+
+
+class WorkerLostError(TrainingError):
+    """A worker process that died or made no progress, or that lost the others; worth a restart."""
 
 
 class ModelError(LakestormError):

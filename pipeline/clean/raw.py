@@ -69,6 +69,7 @@ CASTABLE = {
     "double": NUMBERS,
     "date": frozenset({"time", "text"}),
     "timestamp": frozenset({"time", "text"}),
+    "binary": frozenset({"binary"}),
 }
 
 
@@ -92,10 +93,11 @@ def find_files(files: Files, setting: str) -> list[RawFile]:
 
     Raises:
         SourceError: There is none, one has no bytes, or a name that Spark cannot read.
-        ConfigError: An option would lose rows.
+        ConfigError: An option would lose rows, or a format cannot hold a column's type.
     """
     where = f"{setting}.path"
     _refuse_options(files, setting)
+    _refuse_bytes_of_text(files, setting)
     folder, root = Path(files.path), _root(files)
     if folder.is_dir():
         paths = [path for ending in ENDINGS[files.format] for path in folder.rglob(ending)]
@@ -153,6 +155,16 @@ def _refuse_options(files: Files, setting: str) -> None:
                 f"{setting}.options.{option}",
                 f"is not allowed (value: {files.options[option]!r}): every raw row must be read",
                 "Leave it out.",
+            )
+
+
+def _refuse_bytes_of_text(files: Files, setting: str) -> None:
+    for name, column in files.columns.items():
+        if column.type == "binary" and files.format != "parquet":
+            raise ConfigError(
+                f"{setting}.columns.{name}.type",
+                f"is binary, and {files.format} files hold text",
+                "Read it as string, and derive the bytes by unbase64 or unhex.",
             )
 
 
@@ -263,7 +275,7 @@ def _family(kind: pa.DataType) -> str | None:
         return "time"
     if pa.types.is_null(kind) or pa.types.is_string(plain(kind)):
         return "text"
-    return None
+    return "binary" if pa.types.is_binary(plain(kind)) else None
 
 
 def _read_parquet(

@@ -32,7 +32,7 @@ from pipeline.expressions import checked
 from pipeline.lake import COUNTS, RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
-from pipeline.sources import nycflights13
+from pipeline.sources import idx, nycflights13
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,7 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     """
     started = time.monotonic()
     lake.require_writable()
-    if pipeline.source.sample == "nycflights13":
-        nycflights13.lay_out(Path(pipeline.source.path))
+    pipeline = _laid_out(pipeline, lake)
     found = _Input.of(pipeline)
     run = found.fingerprint(pipeline)
     app = f"clean/{pipeline.name}"
@@ -98,6 +97,18 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     transaction = Transaction(app, newest if unfinished else newest + 1)
     _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
     return _outcome(tables["clean"], time.monotonic() - started, unchanged=False)
+
+
+def _laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
+    """The pipeline with a source that Spark can read, which may have to be written first."""
+    source = pipeline.source
+    if source.sample == "nycflights13":
+        nycflights13.lay_out(Path(source.path))
+    if source.format != "idx":
+        return pipeline
+    folder = idx.lay_out(Path(source.path), Path(lake.root) / "raw" / pipeline.name)
+    parquet = source.model_copy(update={"path": str(folder), "format": "parquet"})
+    return pipeline.model_copy(update={"source": parquet})
 
 
 def _write(

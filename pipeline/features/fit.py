@@ -9,11 +9,15 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Observation, Row
 from pyspark.sql import functions as F
 
-from pipeline.config import Features, Label, Numeric
+from pipeline.config import Features, Numeric
 from pipeline.errors import SpecError
+from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.spec import (
     Circle,
     FeatureSpec,
+    HashedText,
+    NumberSeries,
+    Picture,
     PlainNumber,
     QuantileNumber,
     StandardNumber,
@@ -37,11 +41,25 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         period_column: The partition of time that the table keeps.
 
     Raises:
-        SpecError: There is no row, a label is neither 0 nor 1, a number has no value, or a
+        SpecError: There is no row, a label is none of its task, a number has no value, or a
             vocabulary is too large.
     """
+    images = tuple(
+        Picture(column=c, shape=how.shape, encoding=how.encoding)
+        for c, how in features.images.items()
+    )
+    tokens = tuple(
+        HashedText(column=c, separator=how.separator, buckets=how.buckets, longest=how.longest)
+        for c, how in features.tokens.items()
+    )
+    series = tuple(NumberSeries(column=c, longest=s.longest) for c, s in features.series.items())
     require_columns(
-        train, numeric=(*features.numeric, *features.cyclic), categorical=features.categorical
+        train,
+        numeric=(*features.numeric, *features.cyclic),
+        categorical=features.categorical,
+        images=images,
+        tokens=tokens,
+        series=series,
     )
     measured, counted = _one_pass(train, features)
     if not measured["rows"]:
@@ -63,24 +81,17 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         numbers=tuple(_number(c, how, measured) for c, how in features.numeric.items()),
         circles=tuple(Circle(column=c, period=how.period) for c, how in features.cyclic.items()),
         categories=tuple(_vocabulary(column, counted) for column in features.categorical),
-    )
-
-
-def bad_labels(label: Label, rows: object) -> SpecError:
-    """The error for labels that are no classes."""
-    return SpecError(
-        "features.label.expression",
-        f"{label.expression!r} is neither 0 nor 1 in {rows} rows",
-        "Write a condition, or a number that is 0 or 1.",
+        images=images,
+        tokens=tokens,
+        series=series,
     )
 
 
 def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, Any], list[Row]]:
     """Measures of the numbers, and (column, word, rows) of the frequent words."""
-    label = F.col(features.label.name)
     measures = [
         F.count(F.lit(1)).alias("rows"),
-        F.count_if(~label.isin(0.0, 1.0)).alias("bad labels"),
+        F.count_if(is_bad_label(features.label)).alias("bad labels"),
     ]
     for column, how in features.numeric.items():
         measures += _measures(column, how)

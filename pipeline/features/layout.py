@@ -12,13 +12,20 @@ def writer_options(spec: FeatureSpec, rows_per_row_group: int) -> Mapping[str, s
 
     Flat columns, one a feature: the same table reads twice as fast without dictionaries as with
     them (DESIGN, decision 4), and any engine can read it. Keys keep theirs: they repeat, and
-    training does not read them.
+    training does not read them. Images, tokens and series have none for the same reason.
 
     Args:
         spec: The fitted spec.
         rows_per_row_group: The unit that the stream permutes and workers read.
     """
-    dense = (spec.label_column, *spec.numeric_columns, *spec.categorical_columns)
+    dense = (
+        *spec.label_columns,
+        *spec.numeric_columns,
+        *spec.categorical_columns,
+        *spec.image_columns,
+        # Spark's name for the values of an array, in Parquet's schema.
+        *(f"{column}.list.element" for column in (*spec.token_columns, *spec.series_columns)),
+    )
     return {
         "parquet.block.row.count.limit": str(rows_per_row_group),
         **{f"parquet.enable.dictionary#{column}": "false" for column in dense},

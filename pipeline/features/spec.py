@@ -6,6 +6,7 @@ another hash. Training, scoring and every later row use the same one.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -66,6 +67,36 @@ class Circle(Part):
     period: float
 
 
+class Picture(Part):
+    """An image, passed on as it is."""
+
+    column: str
+    shape: tuple[int, ...]
+    """Height and width, then channels if there are several."""
+    encoding: Literal["raw", "png", "jpeg"]
+
+    @property
+    def bytes(self) -> int | None:
+        """Length of every row's image; None where it is compressed."""
+        return math.prod(self.shape) if self.encoding == "raw" else None
+
+
+class HashedText(Part):
+    """The first words of a text as ids: 1 + CRC-32 modulo (buckets - 1); 0 is padding."""
+
+    column: str
+    separator: str
+    buckets: int
+    longest: int
+
+
+class NumberSeries(Part):
+    """The last values of an array; what is no number becomes 0."""
+
+    column: str
+    longest: int
+
+
 class FeatureSpec(Part):
     """A fitted spec."""
 
@@ -80,6 +111,9 @@ class FeatureSpec(Part):
     numbers: tuple[StandardNumber | QuantileNumber | PlainNumber, ...]
     circles: tuple[Circle, ...]
     categories: tuple[Vocabulary, ...]
+    images: tuple[Picture, ...] = ()
+    tokens: tuple[HashedText, ...] = ()
+    series: tuple[NumberSeries, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -111,9 +145,45 @@ class FeatureSpec(Part):
         return tuple(len(category.words) + FIRST_ID for category in self.categories)
 
     @property
+    def image_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are `binary`."""
+        return tuple(f"image_{picture.column}" for picture in self.images)
+
+    @property
+    def token_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are `array<int>`, of any length up to `longest`."""
+        return tuple(f"tokens_{text.column}" for text in self.tokens)
+
+    @property
+    def token_ids(self) -> int:
+        """Number of ids that tokens may have, that of the padding included; 0 without tokens."""
+        return max((text.buckets for text in self.tokens), default=0)
+
+    @property
+    def series_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are `array<float>`, of any length up to `longest`."""
+        return tuple(f"series_{series.column}" for series in self.series)
+
+    @property
+    def feature_columns(self) -> tuple[str, ...]:
+        """All columns of the table that a network is given."""
+        return (
+            *self.numeric_columns,
+            *self.categorical_columns,
+            *self.image_columns,
+            *self.token_columns,
+            *self.series_columns,
+        )
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """Columns of the table that hold the label: all of them null, or none."""
+        return self.label.columns
+
+    @property
     def label_column(self) -> str:
-        """Column of the table that is 0, 1 or null."""
-        return self.label.name
+        """The first of the label's columns."""
+        return self.label_columns[0]
 
     @property
     def key_columns(self) -> tuple[str, ...]:

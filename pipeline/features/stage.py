@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.config import Pipeline
 from pipeline.errors import CountError, SpecError
 from pipeline.features.catalogue import fitted_spec, record
 from pipeline.features.derive import require_no_leakage_in_clean
-from pipeline.features.fit import bad_labels, fit
+from pipeline.features.fit import fit
+from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.layout import writer_options
-from pipeline.features.spec import FeatureSpec
+from pipeline.features.spec import FeatureSpec, Picture
 from pipeline.features.transform import (
     ABSENT,
     REST,
@@ -103,9 +104,7 @@ def ensure_features(
             RUN: run,
             SPEC_HASH: spec.hash,
             CLEAN_VERSION: str(clean.version),
-            COUNTS: json.dumps(
-                {n: c for n, c in counts.items() if n not in ("rows", "bad labels")}
-            ),
+            COUNTS: json.dumps({n: c for n, c in counts.items() if n != "rows"}),
         }
         if not commit(table, files, transaction=transaction, replace="all", notes=notes).landed:
             attempt.discard()
@@ -113,10 +112,10 @@ def ensure_features(
 
 
 def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> DataFrame:
-    label = F.col(spec.label_column)
     measures = [
         F.count(F.lit(1)).alias("rows"),
-        F.count_if(~label.isin(0.0, 1.0)).alias("bad labels"),
+        F.count_if(is_bad_label(spec.label)).alias("bad labels"),
+        *(F.count_if(_is_bad_image(p)).alias(f"bad images {p.column}") for p in spec.images),
     ]
     splits = (TRAIN, VALIDATION, TEST, UNLABELLED, REST)
     reasons = (*spec.label.absent, "unknown")
@@ -126,6 +125,13 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
         *(F.count_if(F.col(SPLIT) == split).alias(split) for split in splits),
         *(F.count_if(F.col(ABSENT) == why).alias(f"unlabelled {why}") for why in reasons),
     )
+
+
+def _is_bad_image(picture: Picture) -> Column:
+    """Whether it is null, or of another length than a batch of images needs."""
+    image = F.col(picture.column)
+    missing = image.isNull()
+    return missing if picture.bytes is None else missing | (F.length(image) != picture.bytes)
 
 
 def _require_columns(clean: Snapshot, spec: FeatureSpec) -> None:
@@ -151,6 +157,24 @@ def _require_sound(
         )
     if counts.get("bad labels"):
         raise bad_labels(spec.label, counts["bad labels"])
+    for picture in spec.images:
+        if bad := counts.get(f"bad images {picture.column}"):
+            raise _bad_images(picture, bad, written)
+
+
+def _bad_images(picture: Picture, bad: int, rows: int) -> SpecError:
+    column, shape = picture.column, " x ".join(str(side) for side in picture.shape)
+    rule, problem = f"{column} IS NOT NULL", "null"
+    if picture.bytes is not None:
+        rule, problem = (
+            f"length({column}) = {picture.bytes}",
+            f"not {picture.bytes} bytes ({shape})",
+        )
+    return SpecError(
+        f"features.images.{column}",
+        f"is {problem} in {bad} of {rows} rows",
+        f"Nothing was committed; correct the shape, or write a rule under clean.rules: {rule}.",
+    )
 
 
 def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) -> Outcome:

@@ -5,23 +5,34 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
-from pyspark.sql import Column, DataFrame
+from pyspark.errors import IllegalArgumentException
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import BooleanType, NumericType
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    BooleanType,
+    DataType,
+    NumericType,
+    StringType,
+)
 
 from pipeline.config import Label, Splits
 from pipeline.errors import SpecError
-from pipeline.expressions import checked
 from pipeline.features.derive import with_derived
+from pipeline.features.label import absence, condition, label_values
 from pipeline.features.spec import (
     FIRST_ID,
     MISSING_ID,
     UNKNOWN_ID,
     Circle,
     FeatureSpec,
+    HashedText,
+    NumberSeries,
+    Picture,
     PlainNumber,
     QuantileNumber,
     StandardNumber,
@@ -63,56 +74,34 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
         how: Label, splits, leakage and derived columns.
 
     Returns:
-        The columns of `clean` less the leakage, the derived ones, the label (float, 0, 1 or
-        null), `SPLIT` (train, validation, test, unlabelled or rest) and `ABSENT` (why there is no
-        label, or null).
+        The columns of `clean` less the leakage, the derived ones, `ABSENT` (why there is no label,
+        or null), `SPLIT` (train, validation, test, unlabelled or rest) and the label's columns:
+        `int` for classes, else `float`.
 
     Raises:
         SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
     """
-    label, absent = _label(clean, how.label)
-    hidden = (HIDDEN_LABEL, ABSENT)
-    labelled = clean.withColumns({HIDDEN_LABEL: label}).withColumns({ABSENT: absent})
-    frame = with_derived(labelled, how.derive, how.leakage, hidden)
-    known = frame.drop(*hidden)
-    for setting, name in (("features.label.name", how.label.name), ("a split's name", SPLIT)):
+    labels = label_values(clean, how.label)
+    # Names that no column of ours or of a user's has: an expression may be called like the label.
+    hidden = {name: f"{HIDDEN_LABEL}_{place}" for place, name in enumerate(labels)}
+    labelled = clean.withColumns({hidden[name]: value for name, value in labels.items()})
+    absent = absence(clean, how.label, [F.col(name) for name in hidden.values()])
+    labelled = labelled.withColumn(ABSENT, absent)
+    frame = with_derived(labelled, how.derive, how.leakage, (*hidden.values(), ABSENT))
+    known = frame.drop(*hidden.values(), ABSENT)
+    for name in (*labels, SPLIT):
         if name in known.columns:
+            setting = "features.label.name" if name in labels else "a split's name"
             raise SpecError(
                 f"{setting} {name!r}", "is a column of clean or derived already", "Rename one."
             )
-    split = F.when(F.col(HIDDEN_LABEL).isNull(), UNLABELLED)
+    split = F.when(F.col(ABSENT).isNotNull(), UNLABELLED)
     for name in (TRAIN, VALIDATION, TEST):
-        condition = getattr(how.splits, name)
-        split = split.when(_condition(known, condition, f"features.splits.{name}"), name)
-    return frame.withColumn(SPLIT, split.otherwise(REST)).withColumnRenamed(
-        HIDDEN_LABEL, how.label.name
-    )
-
-
-def _label(clean: DataFrame, how: Label) -> tuple[Column, Column]:
-    """The label, and where it is null the reason."""
-    where = "features.label.expression"
-    label = checked(clean, how.expression, where, SpecError)
-    if not isinstance(label.type, BooleanType | NumericType):
-        raise SpecError(
-            where,
-            f"{how.expression!r} is {label.type.simpleString()}",
-            "Write a condition, or a number that is 0 or 1.",
-        )
-    reason = F.lit("unknown")
-    for name, text in reversed(how.absent.items()):
-        condition = _condition(clean, text, f"features.label.absent.{name}")
-        reason = F.when(condition, name).otherwise(reason)
-    return label.column.cast("float"), F.when(F.col(HIDDEN_LABEL).isNull(), reason)
-
-
-def _condition(frame: DataFrame, text: str, where: str) -> Column:
-    condition = checked(frame, text, where, SpecError)
-    if not isinstance(condition.type, BooleanType):
-        raise SpecError(
-            where, f"{text!r} is {condition.type.simpleString()}, not boolean", "Write a condition."
-        )
-    return condition.column
+        where = f"features.splits.{name}"
+        split = split.when(condition(known, getattr(how.splits, name), where), name)
+    # Of several labels all are null, or none: whoever asks one has asked them all.
+    whole = {name: F.when(F.col(ABSENT).isNull(), F.col(hidden[name])) for name in labels}
+    return frame.withColumn(SPLIT, split.otherwise(REST)).withColumns(whole).drop(*hidden.values())
 
 
 def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
@@ -123,8 +112,8 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
         spec: The fitted spec.
 
     Returns:
-        Keys, label, `float` columns (`spec.numeric_columns`), `int` columns
-        (`spec.categorical_columns`), split and period.
+        Keys, the label's columns, `float` columns (`spec.numeric_columns`), `int` columns
+        (`spec.categorical_columns`), images, arrays of tokens and of numbers, split and period.
 
     Raises:
         SpecError: The frame lacks a column that the spec needs, or has another type of it.
@@ -133,19 +122,31 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
         frame,
         numeric=[part.column for part in (*spec.numbers, *spec.circles)],
         categorical=[part.column for part in spec.categories],
+        images=spec.images,
+        tokens=spec.tokens,
+        series=spec.series,
     )
     numbers = [_scaled(number).cast("float") for number in spec.numbers]
     missing = [_is_missing(number.column) for number in spec.numbers if number.indicator]
     circles = [wave for circle in spec.circles for wave in _waves(circle)]
     categories = [_identified(category) for category in spec.categories]
+    images = [F.col(picture.column) for picture in spec.images]
+    tokens = [_hashed(text) for text in spec.tokens]
+    series = [_newest(values) for values in spec.series]
     named = zip(
-        (*spec.numeric_columns, *spec.categorical_columns),
-        (*numbers, *missing, *circles, *categories),
+        (
+            *spec.numeric_columns,
+            *spec.categorical_columns,
+            *spec.image_columns,
+            *spec.token_columns,
+            *spec.series_columns,
+        ),
+        (*numbers, *missing, *circles, *categories, *images, *tokens, *series),
         strict=True,
     )
     return frame.select(
         *spec.keys,
-        spec.label_column,
+        *spec.label_columns,
         *(column.alias(name) for name, column in named),
         SPLIT,
         spec.period_column,
@@ -153,33 +154,97 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
 
 
 def require_columns(
-    frame: DataFrame, *, numeric: Iterable[str], categorical: Iterable[str]
+    frame: DataFrame,
+    *,
+    numeric: Iterable[str],
+    categorical: Iterable[str],
+    images: Iterable[Picture] = (),
+    tokens: Sequence[HashedText] = (),
+    series: Iterable[NumberSeries] = (),
 ) -> None:
     """Checks that features can be made of these columns.
 
     Raises:
-        SpecError: A column is not there, or one for a number is none.
+        SpecError: A column is not there or of a type that its feature cannot be made of, or a
+            separator of words is no regular expression.
     """
+    wanted = [
+        *((column, _IS_NUMBER) for column in numeric),
+        *((column, _IS_ANYTHING) for column in categorical),
+        *((picture.column, _IS_BYTES) for picture in images),
+        *((text.column, _IS_TEXT) for text in tokens),
+        *((values.column, _IS_NUMBERS) for values in series),
+    ]
     kinds = {field.name: field.dataType for field in frame.schema}
-    for column in (*numeric, *categorical):
+    for column, _ in wanted:
         if column not in kinds:
             raise SpecError(
                 f"features, column {column}",
                 f"is missing; there are {', '.join(kinds)}",
                 "Run clean with the description that this spec was fitted under, or fit a new one.",
             )
-    for column in numeric:
-        if not isinstance(kinds[column], NumericType | BooleanType):
+    for column, need in wanted:
+        if not need.fits(kinds[column]):
             raise SpecError(
                 f"features, column {column}",
-                f"is {kinds[column].simpleString()}, and a feature is to be a number",
-                "Make it a category, or derive a number from it.",
+                f"is {kinds[column].simpleString()}, and {need.told}",
+                need.remedy,
             )
+    for text in tokens:
+        _require_pattern(frame.sparkSession, text)
+
+
+class _Need(NamedTuple):
+    """What a feature asks of its column's type."""
+
+    fits: Callable[[DataType], bool]
+    told: str
+    remedy: str
+
+
+def _is_number(kind: DataType) -> bool:
+    return isinstance(kind, NumericType | BooleanType)
+
+
+_IS_ANYTHING = _Need(lambda _: True, "", "")
+_IS_NUMBER = _Need(
+    _is_number, "a feature is to be a number", "Make it a category, or derive a number from it."
+)
+_IS_BYTES = _Need(
+    lambda kind: isinstance(kind, BinaryType),
+    "an image is to be binary",
+    "Give it the type binary under source.columns, or derive the bytes by unbase64 or unhex.",
+)
+_IS_TEXT = _Need(
+    lambda kind: isinstance(kind, StringType),
+    "tokens are made of a string",
+    "Derive the text from it; of bytes, by decode(column, 'UTF-8').",
+)
+_IS_NUMBERS = _Need(
+    lambda kind: isinstance(kind, ArrayType) and _is_number(kind.elementType),
+    "a series is to be an array of numbers",
+    "Derive one from it, such as transform(split(column, ','), x -> try_cast(x AS double)).",
+)
+
+
+def _require_pattern(spark: SparkSession, text: HashedText) -> None:
+    try:
+        spark._jvm.java.util.regex.Pattern.compile(text.separator)  # type: ignore[union-attr]  # noqa: SLF001
+    except IllegalArgumentException as error:
+        raise SpecError(
+            f"features.tokens.{text.column}.separator",
+            f"{text.separator!r} is no regular expression: {str(error).splitlines()[0]}",
+            "Write what stands between words, in Java's syntax.",
+        ) from error
 
 
 def number_of(column: str) -> Column:
     """The column as a number; null where it is none that a float can hold."""
-    number = F.col(column).cast("double")
+    return _held_by_a_float(F.col(column))
+
+
+def _held_by_a_float(value: Column) -> Column:
+    number = value.cast("double")
     return F.when(F.abs(number) < LARGEST_FLOAT, number)  # to Spark, NaN is above all numbers
 
 
@@ -225,3 +290,23 @@ def _identified(category: Vocabulary) -> Column:
     bucket = F.get(constant, (F.crc32(text) % len(buckets)).cast("int"))
     known = F.coalesce(F.try_element_at(bucket, text), F.lit(UNKNOWN_ID))
     return F.when(text.isNull(), MISSING_ID).otherwise(known)
+
+
+def _hashed(text: HashedText) -> Column:
+    """The ids of the first words; an empty array for null."""
+    words = F.split(F.lower(F.col(text.column)), text.separator)
+    kept = F.slice(F.filter(words, lambda word: word != ""), 1, text.longest)
+    # As for categories: what Spark and Python compute alike.
+    ids = F.transform(kept, lambda word: (F.crc32(word) % (text.buckets - 1) + 1).cast("int"))
+    return F.coalesce(ids, F.array().cast("array<int>"))
+
+
+def _newest(series: NumberSeries) -> Column:
+    """The last values; an empty array for null."""
+    values = F.col(series.column)
+    first = F.greatest(F.size(values) - series.longest + 1, F.lit(1))
+    numbers = F.transform(
+        F.slice(values, first, series.longest),
+        lambda value: F.coalesce(_held_by_a_float(value), F.lit(0.0)).cast("float"),
+    )
+    return F.coalesce(numbers, F.array().cast("array<float>"))

@@ -15,6 +15,8 @@ from pipeline.lake import Lake
 from pipeline.outcome import Outcome
 
 PREDICTIONS_SHOWN = 5
+VALUES_SHOWN = 4
+BYTES_SHOWN = 8
 
 
 def stage_line(outcome: Outcome) -> str:
@@ -120,6 +122,12 @@ def _predictions(lake: Lake) -> Grid:
 
 
 def _shown(value: object) -> str:
+    """A value in a few characters: keys may be binary, and predictions lists of any length."""
+    if isinstance(value, list):
+        rest = ", ..." if len(value) > VALUES_SHOWN else ""
+        return f"[{', '.join(map(_shown, value[:VALUES_SHOWN]))}{rest}]"
+    if isinstance(value, bytes):
+        return value[:BYTES_SHOWN].hex() + ("..." if len(value) > BYTES_SHOWN else "")
     if isinstance(value, float) and not value.is_integer():
         return f"{value:.4f}"
     return f"{value:,.0f}" if isinstance(value, float) else str(value)

@@ -30,7 +30,7 @@ def _train(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
         return table.snapshot()
 
     spec = newest_spec(lake, pipeline.name)
-    return train(pipeline, lake, spec, features_for=features_for)
+    return train(pipeline, lake, spec, features_for=features_for, spark=spark)
 
 
 def _score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:

@@ -17,13 +17,13 @@ from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
 from pipeline.errors import CountError, ModelError, ScoringError
-from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import SPEC_HASH, ensure_features
 from pipeline.lake import DataFile, Lake, Snapshot, Table, Transaction, commit
 from pipeline.outcome import Outcome
 from pipeline.scoring.plan import ScoreTask, plan_tasks
-from pipeline.scoring.task import Job, pack, score_tasks
+from pipeline.scoring.task import Job, pack, prediction_columns, score_tasks
 from pipeline.training.bundle import Bundle
+from pipeline.training.job import custom_class
 from pipeline.training.registry import load_registered
 
 PREDICTIONS = "predictions"
@@ -46,14 +46,16 @@ def score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     """
     started = time.monotonic()
     lake.require_writable()
-    bundle, version = load_registered(lake, pipeline.name, pipeline.score.model)
+    bundle, version = load_registered(
+        lake, pipeline.name, pipeline.score.model, custom_class(pipeline)
+    )
     clean = lake.table("clean").snapshot()
     source, _ = ensure_features(spark, pipeline, lake, bundle.spec, clean)
     features = source.snapshot()
     require_own_spec(source, bundle)
     table = lake.table(PREDICTIONS)
     table.create(
-        predictions_schema(features, bundle.spec),
+        predictions_schema(features, bundle),
         ("model_name", "model_version", bundle.spec.period_column),
         "scores, one row a key and model version",
     )
@@ -85,12 +87,13 @@ def score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     )
 
 
-def predictions_schema(features: Snapshot, spec: FeatureSpec) -> pa.Schema:
-    """Columns of `predictions`: keys, score, provenance, partition columns."""
+def predictions_schema(features: Snapshot, bundle: Bundle) -> pa.Schema:
+    """Columns of `predictions`: keys, what the model says, provenance, partition columns."""
+    spec = bundle.spec
     return pa.schema(
         [
             *(features.schema.field(key) for key in spec.keys),
-            ("score", pa.float32()),
+            *prediction_columns(bundle.facts.task).items(),
             ("spec_hash", pa.string()),
             ("source_version", pa.int64()),
             ("scored_at", pa.timestamp("us", tz="UTC")),
@@ -138,7 +141,7 @@ def _write(
             schema=attempt.schema,
             partition_by=attempt.partition_by,
             period_column=bundle.spec.period_column,
-            rows_per_batch=pipeline.score.rows_per_batch,
+            custom=custom_class(pipeline),
         )
         files = _run(spark, job, plan_tasks(features, bundle.spec.period_column))
         written = sum(file.rows for file in files)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import nn
+from torch import Tensor
 
 from pipeline.errors import ScoringError
 from pipeline.features.spec import FeatureSpec
@@ -25,11 +23,14 @@ from pipeline.lake.files import partition_folder
 from pipeline.lake.schema import without
 from pipeline.scoring.plan import ScoreTask
 from pipeline.stream import RowGroup
+from pipeline.stream.batches import padded
 from pipeline.stream.blocks import to_block
 from pipeline.stream.footers import FooterCache, open_parquet, read_footers
-from pipeline.stream.layout import resolve
+from pipeline.stream.layout import ResolvedLayout, resolve
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
-from pipeline.training.splits import layout_of
+from pipeline.training.networks import weights_type
+from pipeline.training.objective import objective_of
+from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class Job:
     """Of `predictions`, partition columns included."""
     partition_by: tuple[str, ...]
     period_column: str
-    rows_per_batch: int
+    custom: str | None
+    """The user's own network, which no artifact names."""
 
 
 def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[DataFile]:
@@ -68,7 +70,7 @@ def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[DataFile]:
     """
     # One task has one core; more threads would stand in each other's way.
     torch.set_num_threads(1)
-    bundle = _loaded(job.model)
+    bundle = _loaded(job.model, job.custom)
     for task in tasks:
         yield _score(job, bundle, task)
 
@@ -88,13 +90,13 @@ def pack(bundle: Bundle) -> PackedModel:
 _LOADED: dict[str, Bundle] = {}
 
 
-def _loaded(model: PackedModel) -> Bundle:
+def _loaded(model: PackedModel, custom: str | None) -> Bundle:
     if model.digest not in _LOADED:
         _LOADED.clear()
         with tempfile.TemporaryDirectory() as folder:
             for name, content in model.files.items():
                 (Path(folder) / name).write_bytes(content)
-            _LOADED[model.digest] = load_bundle(Path(folder))
+            _LOADED[model.digest] = load_bundle(Path(folder), custom)
     return _LOADED[model.digest]
 
 
@@ -115,49 +117,75 @@ def _score(job: Job, bundle: Bundle, task: ScoreTask) -> DataFile:
     ) as out:
         for group in task.row_groups:
             rows = _read(group, bundle.spec, footers)
-            block = to_block(rows, layout, f"{group.file}, row group {group.index}")
-            tensors = {spec.name: spec.tensor(block[spec.name]) for spec in layout.tensors}
-            scores = predict(bundle.module, tensors, rows.num_rows, job.rows_per_batch)
-            out.write_table(_predictions(job, bundle.spec, rows, scores))
+            inputs = _inputs(rows, layout, f"{group.file}, row group {group.index}")
+            predicted = predict(bundle, inputs, rows.num_rows)
+            out.write_table(_predictions(job, bundle.spec, rows, predicted))
     return data_file(job.table_root, path, job.schema, job.partition_by)
 
 
-def predict(
-    module: nn.Module,
-    tensors: Mapping[str, npt.NDArray[Any]],
-    rows: int,
-    rows_per_batch: int,
-) -> npt.NDArray[np.float32]:
-    """Probabilities of class 1.
+def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, pa.Array]:
+    """What a model says of some rows.
 
     Args:
-        module: The network in evaluation mode; logits [rows] from float32 [rows, n] and
-            int32 [rows, c].
-        tensors: The arrays `numeric` and `categorical`, each absent where the spec has none.
-        rows: Rows in each.
-        rows_per_batch: Rows that go through the network at once; bounds its memory.
+        bundle: The model.
+        inputs: What its network is given, each [rows, ...].
+        rows: How many.
 
     Returns:
-        float32 [rows].
+        The columns of `prediction_columns`, each of `rows` values.
     """
-    numeric = torch.as_tensor(tensors.get("numeric", np.empty((rows, 0), np.float32)))
-    categorical = torch.as_tensor(tensors.get("categorical", np.empty((rows, 0), np.int32)))
+    objective = objective_of(bundle)
+    dtype = weights_type(bundle.module)
+    whole = Rows(inputs=cast(inputs, dtype), labels=None, rows=rows)
     with torch.inference_mode():
         pieces = [
-            torch.sigmoid(module(some_numeric, some_categorical))
-            for some_numeric, some_categorical in zip(
-                torch.split(numeric, rows_per_batch),
-                torch.split(categorical, rows_per_batch),
-                strict=True,
-            )
+            objective.predictions(bundle.module(piece.inputs), piece)
+            for piece in whole.pieces(-(-rows // evaluation_rows(bundle.spec)) or 1)
         ]
-    scores: npt.NDArray[np.float32] = torch.cat(pieces).numpy()
-    return scores
+    joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return {
+        name: _column(joined[name], bundle.facts.classes if name == "class" else None)
+        for name in prediction_columns(bundle.facts.task)
+    }
+
+
+def prediction_columns(task: str) -> dict[str, pa.DataType]:
+    """Columns of `predictions` that hold what a model of that task says; others differ not."""
+    several = pa.list_(pa.float32())
+    return {
+        "binary": {"score": pa.float32()},
+        "regression": {"score": pa.float32()},
+        "multiclass": {"score": pa.float32(), "class": pa.string(), "probabilities": several},
+        "multilabel": {"probabilities": several},
+        "reconstruction": {"score": pa.float32(), "latent": several},
+    }[task]
+
+
+def _column(values: Tensor, classes: Sequence[str] | None) -> pa.Array:
+    """A column [rows], of names where `classes` gives them, or of lists for [rows, several]."""
+    numbers = values.numpy()
+    if classes is not None:
+        return pa.array(classes, pa.string()).take(pa.array(numbers))
+    flat = pa.array(numbers.astype(np.float32).reshape(-1))
+    if numbers.ndim == 1:
+        return flat
+    # [rows, several] -> offsets 0, several, 2 several, ...
+    offsets = np.arange(len(numbers) + 1, dtype=np.int32) * numbers.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), flat)
+
+
+def _inputs(rows: pa.Table, layout: ResolvedLayout, where: str) -> dict[str, Tensor]:
+    """What the network is given, from a row group's columns."""
+    block = to_block(rows, layout, where)
+    inputs = {spec.name: torch.as_tensor(spec.tensor(block[spec.name])) for spec in layout.tensors}
+    for spec in layout.sequences:
+        inputs[spec.name], inputs["lengths"] = padded(block[spec.name], spec)
+    return inputs
 
 
 def _read(group: RowGroup, spec: FeatureSpec, footers: FooterCache) -> pa.Table:
     """Keys and inputs of one row group; a column that is both is read once."""
-    columns = [*spec.keys, *spec.numeric_columns, *spec.categorical_columns]
+    columns = [*spec.keys, *spec.feature_columns]
     try:
         with closing(open_parquet(group.file, footers)) as file:
             return file.read_row_group(group.index, columns=columns, use_threads=False)
@@ -170,7 +198,7 @@ def _read(group: RowGroup, spec: FeatureSpec, footers: FooterCache) -> pa.Table:
 
 
 def _predictions(
-    job: Job, spec: FeatureSpec, rows: pa.Table, scores: npt.NDArray[np.float32]
+    job: Job, spec: FeatureSpec, rows: pa.Table, predicted: Mapping[str, pa.Array]
 ) -> pa.Table:
     """The rows as `predictions` keeps them, partition columns left out."""
     schema = without(job.schema, job.partition_by)
@@ -180,7 +208,7 @@ def _predictions(
         "scored_at": job.scored_at_us,
     }
     arrays = [rows[key].cast(schema.field(key).type) for key in spec.keys]
-    arrays.append(pa.array(scores))
+    arrays += predicted.values()
     for name, value in constants.items():
         scalar = pa.scalar(value, schema.field(name).type)
         arrays.append(pa.repeat(scalar, rows.num_rows))

@@ -9,6 +9,7 @@
     fetch.py, decode.py        a row group's block: out of cache.py, or decoded
     windows.py                 rows from row groups' order to delivery's
     batches.py                 windows to batches
+    origins.py                 which row groups a step's rows are from
     epoch.py, stream.py        one epoch; the one class to use
 
 `bridge.py` and `legacy/` let Petastorm itself run on current pyarrow and NumPy; importing anything
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.stream.codecs import ArrayCodec, ImageCodec, RawCodec
     from pipeline.stream.footers import RowGroup, row_groups_of
     from pipeline.stream.layout import BatchLayout, SequenceColumn, TensorColumn
+    from pipeline.stream.origins import Origin
     from pipeline.stream.stream import Stream
     from pipeline.stream.unischema import PetastormDataset
 
@@ -38,6 +40,7 @@ __all__ = [
     "BatchLayout",
     "CacheSettings",
     "ImageCodec",
+    "Origin",
     "PetastormDataset",
     "RawCodec",
     "RowGroup",
@@ -53,6 +56,7 @@ _HOMES = {
     "BatchLayout": "pipeline.stream.layout",
     "CacheSettings": "pipeline.stream.cache",
     "ImageCodec": "pipeline.stream.codecs",
+    "Origin": "pipeline.stream.origins",
     "PetastormDataset": "pipeline.stream.unischema",
     "RawCodec": "pipeline.stream.codecs",
     "RowGroup": "pipeline.stream.footers",

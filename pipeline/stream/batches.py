@@ -32,6 +32,9 @@ class Batch:
     step: int
     """Which global step of the epoch, from 0."""
 
+    global_rows: int
+    """Rows of the step over all ranks: `rows_per_batch`, or fewer in an epoch's last step."""
+
     lengths: dict[str, torch.Tensor] = field(default_factory=dict)
     """For each sequence how many values of each row count, int64 [rows]."""
 
@@ -89,18 +92,16 @@ class BatchAssembler:
             first_step = max(self._plan.first_step, index * steps_per_window)
             last_step = min(self._plan.steps, (index + 1) * steps_per_window)
             for step in range(first_step, last_step):
-                yield self._cut(window, index, step)
+                yield self._cut(window, step)
             del window
             self._windows.release(index)
 
-    def _cut(self, window: Window, index: int, step: int) -> Batch:
+    def _cut(self, window: Window, step: int) -> Batch:
         """Copies a step's rows out of the window: the shards' one after the other."""
-        rows_per_step = self._settings.rows_per_shard_step
-        begin = step % self._settings.steps_per_window * rows_per_step
-        counts = [
-            max(0, min(rows_per_step, self._windows.rows_of(index, shard) - begin))
-            for shard in self._plan.shards
-        ]
+        settings = self._settings
+        begin = step % settings.steps_per_window * settings.rows_per_shard_step
+        counts = [settings.rows_of_step(rows, step) for rows in self._plan.shard_rows]
+        global_rows = sum(settings.rows_of_step(rows, step) for rows in self._plan.all_shard_rows)
         tensors = {
             spec.name: _dense(window.dense[spec.name], spec, begin, counts)
             for spec in self._layout.tensors
@@ -108,12 +109,12 @@ class BatchAssembler:
         lengths: dict[str, torch.Tensor] = {}
         for spec in self._layout.sequences:
             lists = _ragged(window, spec.name, begin, counts)
-            tensors[spec.name], lengths[spec.name] = _padded(lists, spec)
+            tensors[spec.name], lengths[spec.name] = padded(lists, spec)
         strings = {
             name: np.array(_ragged(window, name, begin, counts).to_pylist(), dtype=object)
             for name in self._layout.strings
         }
-        return Batch(tensors, strings, sum(counts), step, lengths)
+        return Batch(tensors, strings, sum(counts), step, global_rows, lengths)
 
 
 def _dense(held: npt.NDArray[Any], spec: TensorSpec, begin: int, counts: list[int]) -> torch.Tensor:
@@ -134,7 +135,7 @@ def _ragged(window: Window, name: str, begin: int, counts: list[int]) -> pa.Arra
     return pa.concat_arrays(parts) if parts else pa.array([], pa.null())
 
 
-def _padded(lists: pa.Array, spec: SequenceSpec) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(lists: pa.Array, spec: SequenceSpec) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns lists as [rows, longest], padded behind, and their lengths, int64 [rows]."""
     if not len(lists):
         return torch.from_numpy(np.empty((0, 0), spec.dtype)), torch.empty(0, dtype=torch.int64)

@@ -75,6 +75,11 @@ class PlanSettings:
         """Rows of a full shuffle window of one shard."""
         return self.steps_per_window * self.rows_per_shard_step
 
+    def rows_of_step(self, shard_rows: int, step: int) -> int:
+        """Returns the rows that a shard of so many rows contributes to a step of the epoch."""
+        left = shard_rows - step * self.rows_per_shard_step
+        return max(0, min(self.rows_per_shard_step, left))
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -101,6 +106,9 @@ class EpochPlan:
 
     shard_rows: tuple[int, ...]
     """Rows of each of them."""
+
+    all_shard_rows: tuple[int, ...]
+    """Rows of every canonical shard, those of other ranks too."""
 
     first_step: int
     steps: int
@@ -203,15 +211,25 @@ def plan_epoch(
     skipped_rows = first_step // settings.steps_per_window * window_rows
     per_rank = settings.canonical_shards // world_size
     shards = tuple(range(rank * per_rank, (rank + 1) * per_rank))
-    bounds = [shard_bounds(total_rows, settings, shard) for shard in shards]
+    bounds = [
+        shard_bounds(total_rows, settings, shard) for shard in range(settings.canonical_shards)
+    ]
     items = [
         item
-        for shard, (begin, end) in zip(shards, bounds, strict=True)
-        for item in sequence.items(shard, begin, end, skipped_rows, window_rows)
+        for shard in shards
+        for item in sequence.items(shard, *bounds[shard], skipped_rows, window_rows)
     ]
     items.sort(key=lambda item: (item.window, item.shard, item.first_row))
     lengths = tuple(end - begin for begin, end in bounds)
-    return EpochPlan(epoch, shards, lengths, first_step, steps, tuple(items))
+    return EpochPlan(
+        epoch=epoch,
+        shards=shards,
+        shard_rows=tuple(lengths[shard] for shard in shards),
+        all_shard_rows=lengths,
+        first_step=first_step,
+        steps=steps,
+        items=tuple(items),
+    )
 
 
 def window_order(

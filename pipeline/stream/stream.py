@@ -23,7 +23,9 @@ from pipeline.stream.epoch import EpochReader
 from pipeline.stream.fetch import SnapshotFiles, unreadable
 from pipeline.stream.footers import FooterCache, open_parquet, read_footers
 from pipeline.stream.layout import BatchLayout, resolve
+from pipeline.stream.origins import Origin, first_step_origins
 from pipeline.stream.plan import (
+    EpochPlan,
     PlanSettings,
     bounded_window_rows,
     check_ranks,
@@ -154,16 +156,8 @@ class Stream(IterableDataset[Batch]):
         first_step = self._take_resume_step(epoch)
         self.close()
         self._position = (epoch, first_step)
-        plan = plan_epoch(
-            self._files.row_counts,
-            self._settings,
-            epoch=epoch,
-            rank=self._rank,
-            world_size=self._world_size,
-            first_step=first_step,
-        )
         self._reader = EpochReader(
-            plan,
+            self._plan(epoch, first_step),
             settings=self._settings,
             files=self._files,
             workers_count=self._workers_count,
@@ -183,6 +177,27 @@ class Stream(IterableDataset[Batch]):
                 "Set num_workers=0, and workers_count of the stream.",
             )
         yield from self.epoch(self._next_epoch())
+
+    def origins(self, epoch: int, step: int) -> list[Origin]:
+        """Returns which row groups this rank's batch of a step is made of, in the files' order.
+
+        No data is read, and an epoch that is being read goes on undisturbed. It shuffles a whole
+        window to tell, so it is meant for an error, not for every step.
+
+        Args:
+            epoch: Which epoch, from 0.
+            step: Which global step of it, from 0: `Batch.step`.
+
+        Raises:
+            PlanError: An epoch has no such step.
+        """
+        if not 0 <= step < self.steps_per_epoch:
+            raise PlanError(
+                f"step {step}",
+                f"an epoch has {self.steps_per_epoch} steps",
+                "Ask for a step from 0 on that an epoch has, such as a batch's.",
+            )
+        return first_step_origins(self._plan(epoch, step), self._settings, self._files)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where the stream is: plain values, the same on every rank of a step."""
@@ -224,6 +239,16 @@ class Stream(IterableDataset[Batch]):
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _plan(self, epoch: int, first_step: int) -> EpochPlan:
+        return plan_epoch(
+            self._files.row_counts,
+            self._settings,
+            epoch=epoch,
+            rank=self._rank,
+            world_size=self._world_size,
+            first_step=first_step,
+        )
 
     def _next_epoch(self) -> int:
         if self._resume_at is not None:

@@ -1,8 +1,9 @@
 """A model's folder: weights, architecture, provenance and the feature spec it was trained with.
 
     weights.safetensors   the tensors
-    model.json            architecture, spec hash, features table and version, label, SHA-256
+    model.json            architecture, task, spec hash, features table and version, SHA-256
     spec.json             the fitted feature spec
+    network.pt2           the network for other programs, which lakestorm does not read
 
 Loading runs no code of these files: safetensors holds numbers only, the rest is JSON. A damaged,
 foreign or mixed-up folder is refused.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,14 +24,16 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
+from pipeline.config import METRICS, Task
 from pipeline.errors import LakestormError, ModelError
 from pipeline.features.spec import FeatureSpec
-from pipeline.training.model import Architecture, build
+from pipeline.training.networks import Architecture, build
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS_FILE = "weights.safetensors"
 FACTS_FILE = "model.json"
 SPEC_FILE = "spec.json"
+_TEXTS = ("spec_hash", "features_table", "task", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +45,19 @@ class Facts:
     features_table: str
     """Table of the lake that it was trained on, in split `train` of `features_version`."""
     features_version: int
-    label: str
-    """Column whose probability the model gives."""
+    task: Task
+    loss: str
+    """What it was trained to make small, see `pipeline.config.LOSSES`."""
+    classes: tuple[str, ...]
+    """For `multiclass`: what its outputs stand for."""
+    labels: tuple[str, ...]
+    """Columns that hold what it predicts; none for `reconstruction`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold; `from_dict` takes them back."""
-        return asdict(self)
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        lists = {name: list(plain[name]) for name in ("classes", "labels")}
+        return {**plain, **lists, "architecture": self.architecture.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -56,11 +66,13 @@ class Facts:
         Raises:
             ModelError: A value is missing, unknown or of another type.
         """
-        texts, version = ("spec_hash", "features_table", "label"), values.get("features_version")
-        wrong = [name for name in texts if not isinstance(values.get(name), str)]
-        wrong += [] if type(version) is int else ["features_version"]
+        lists = ("classes", "labels")
+        wrong = [name for name in _TEXTS if not isinstance(values.get(name), str)]
+        wrong += [name for name in lists if not _is_list_of_texts(values.get(name))]
+        wrong += [] if type(values.get("features_version")) is int else ["features_version"]
         wrong += [] if isinstance(values.get("architecture"), dict) else ["architecture"]
-        wrong += sorted(set(values) - {"architecture", "features_version", *texts})
+        wrong += sorted(set(values) - {"architecture", "features_version", *_TEXTS, *lists})
+        wrong += [] if "task" in wrong or values["task"] in METRICS else ["task"]
         if wrong:
             raise ModelError(
                 f"{FACTS_FILE}, {wrong[0]}",
@@ -68,7 +80,8 @@ class Facts:
                 "Use the model's own files as they were saved, or train it again.",
             )
         architecture = Architecture.from_dict(values["architecture"])
-        return cls(**{**values, "architecture": architecture})
+        texts = {name: tuple(values[name]) for name in lists}
+        return cls(**{**values, **texts, "architecture": architecture})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +121,12 @@ def save_bundle(
     (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
     """Reads a model's files and checks that they belong together.
 
     Args:
         folder: What `save_bundle` wrote.
+        custom: The user's own class, `package.module:Class`, where the network is one.
 
     Raises:
         ModelError: A file is missing, damaged, of another format version or of another model.
@@ -132,19 +146,17 @@ def load_bundle(folder: Path) -> Bundle:
         raise ModelError(f"{folder}: {error.where}", error.problem, error.remedy) from error
     spec = _read_spec(folder / SPEC_FILE)
     _require_same_spec(folder, spec, facts)
-    return Bundle(module=_read_module(folder, facts, digest), spec=spec, facts=facts)
+    return Bundle(module=_read_module(folder, facts, digest, custom), spec=spec, facts=facts)
 
 
-def _read_module(folder: Path, facts: Facts, digest: object) -> nn.Module:
+def _read_module(folder: Path, facts: Facts, digest: object, custom: str | None) -> nn.Module:
     path = folder / WEIGHTS_FILE
     content = _read_bytes(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise _damaged(path, f"its SHA-256 is not the one in {FACTS_FILE}")
     try:
         tensors = load_tensors(content)
-        # On the meta device nothing is allocated before the shapes are known to agree.
-        with torch.device("meta"):
-            module = build(facts.architecture)
+        module = _empty(facts, custom)
         types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         module.load_state_dict(tensors, strict=True, assign=True)
     except (SafetensorError, RuntimeError) as error:
@@ -153,6 +165,19 @@ def _read_module(folder: Path, facts: Facts, digest: object) -> nn.Module:
         raise _damaged(path, "its numbers are of another type than the network's")
     module.requires_grad_(False)
     return module.eval()
+
+
+def _empty(facts: Facts, custom: str | None) -> nn.Module:
+    """The network without its weights."""
+    if facts.architecture.family == "custom":
+        return build(facts.architecture, custom=custom)
+    # On the meta device nothing is allocated before the shapes are known to agree.
+    with torch.device("meta"):
+        return build(facts.architecture)
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
 def _read_spec(path: Path) -> FeatureSpec:

@@ -5,32 +5,22 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from pipeline.errors import TableNotFoundError
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import TRAIN, VALIDATION
 from pipeline.lake import Lake, Snapshot
 from pipeline.training.bundle import Bundle
-from pipeline.training.loop import predict
-from pipeline.training.metrics import auroc
+from pipeline.training.loop import evaluate
+from pipeline.training.metrics import Metrics, is_better
+from pipeline.training.objective import objective_of
+from pipeline.training.ranks import Ranks
 from pipeline.training.splits import evaluation_stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores of one model, in any order of rows."""
-
-    scores: Tensor | Sequence[float]
-    """Grow with the probability of class 1."""
-    labels: Tensor | Sequence[float]
-    """0 or 1 for each score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,26 +39,30 @@ class Arena:
     lake: Lake
     features_for: Callable[[FeatureSpec], Snapshot]
     """Features of the present `clean` under a spec, in all splits."""
-    device: torch.device
+    metric: str
+    """The pipeline's: decides."""
+    seed: int
+    """Of an autoencoder's samples."""
+    ranks: Ranks
+    """This process alone, with its device."""
     workers_count: int
     """Threads that read row groups."""
 
 
-def judge(challenger: Scored, champion: Scored) -> Verdict:
-    """The challenger wins if its AUROC is higher; a tie keeps the champion.
+def judge(metric: str, challenger: Metrics, champion: Metrics) -> Verdict:
+    """The challenger wins if its metric is better; a tie keeps the champion.
 
     Args:
-        challenger: Its scores.
-        champion: Scores of the same rows.
+        metric: The pipeline's.
+        challenger: Its metrics.
+        champion: Metrics over the same rows.
     """
-    own = auroc(challenger.scores, challenger.labels)
-    other = auroc(champion.scores, champion.labels)
-    rows = len(challenger.labels)
-    if math.isnan(own) or math.isnan(other) or rows != len(champion.labels):
-        return Verdict(promote=False, reason=f"{rows} rows do not allow a comparison")
+    own, other = challenger.values[metric], champion.values[metric]
+    if math.isnan(own) or math.isnan(other) or challenger.rows != champion.rows:
+        return Verdict(promote=False, reason=f"{challenger.rows} rows do not allow a comparison")
     return Verdict(
-        promote=own > other,
-        reason=f"AUROC {own:.4f} against {other:.4f} on {rows} validation rows",
+        promote=is_better(metric, own, other),
+        reason=f"{metric} {own:.4f} against {other:.4f} on {challenger.rows} validation rows",
     )
 
 
@@ -78,11 +72,14 @@ def compare(challenger: Bundle, champion: Bundle, arena: Arena) -> Verdict:
     Rows that the champion was trained on are left out, and so are rows that have no features under
     its spec. Labels are the challenger's for both.
     """
+    if _learned(challenger) != _learned(champion):
+        # Nothing compares a probability with a value: what the pipeline asks for now wins.
+        return Verdict(promote=True, reason="the champion was trained for another task or label")
     validation = _trained_on(challenger, arena.lake).select(split={VALIDATION})
     if _same_data(challenger, champion):
         # One table, one version: its splits are disjoint, and the features serve both.
         files = validation.uris()
-        return judge(_score(challenger, files, arena), _score(champion, files, arena))
+        return _judged(challenger, files, champion, files, arena)
     train = _train_split(champion, arena.lake)
     if train is None:
         return Verdict(promote=False, reason="the champion's train split is no longer in the lake")
@@ -96,9 +93,25 @@ def compare(challenger: Bundle, champion: Bundle, arena: Arena) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="lakestorm-compare-") as folder:
         other = _extract(theirs, champion.spec, keys, Path(folder) / "champion")
         # Only rows that both have: under the champion's spec some may have no features.
-        shared = _keys_in(other, keys)
+        shared = _keys_in(other, keys, challenger.spec.key_columns)
         own = _extract(validation, challenger.spec, shared, Path(folder) / "challenger")
-        return judge(_score(challenger, own, arena), _score(champion, other, arena))
+        return _judged(challenger, own, champion, other, arena)
+
+
+def _learned(bundle: Bundle) -> tuple[object, ...]:
+    """What a model predicts."""
+    return bundle.facts.task, bundle.facts.classes, len(bundle.facts.labels)
+
+
+def _judged(
+    challenger: Bundle,
+    own: Sequence[str],
+    champion: Bundle,
+    other: Sequence[str],
+    arena: Arena,
+) -> Verdict:
+    metrics = [_measure(challenger, own, arena), _measure(champion, other, arena)]
+    return judge(arena.metric, *metrics)
 
 
 def _same_data(challenger: Bundle, champion: Bundle) -> bool:
@@ -127,7 +140,7 @@ def _comparable_rows(
     None where the two do not name rows by the same columns.
     """
     names = list(challenger.spec.key_columns)
-    rows = validation.arrow([*names, challenger.spec.label_column])
+    rows = validation.arrow([*names, *challenger.spec.label_columns])
     if list(champion.spec.key_columns) != names:
         return None
     seen = train.arrow(names)
@@ -149,19 +162,18 @@ def _extract(rows: Snapshot, spec: FeatureSpec, keys: pa.Table, folder: Path) ->
     Args:
         rows: Features under `spec`.
         spec: Names their columns.
-        keys: Key columns, then one label column.
+        keys: Key columns, then the label columns.
         folder: Where the files go; created.
 
     Returns:
-        The files, which hold key columns, features and `spec.label_column`.
+        The files, which hold key columns, features and `spec.label_columns`.
     """
     folder.mkdir()
     names = list(spec.key_columns)
-    features = [*spec.numeric_columns, *spec.categorical_columns]
-    wanted = keys.rename_columns([*names, spec.label_column])
+    wanted = keys.rename_columns([*names, *spec.label_columns])
     files = []
     for position, uri in enumerate(rows.uris()):
-        stored = pq.ParquetFile(uri).read(columns=[*names, *features])
+        stored = pq.ParquetFile(uri).read(columns=[*names, *spec.feature_columns])
         for name in names:
             place = stored.schema.get_field_index(name)
             stored = stored.set_column(place, name, stored[name].cast(keys.schema.field(name).type))
@@ -172,20 +184,15 @@ def _extract(rows: Snapshot, spec: FeatureSpec, keys: pa.Table, folder: Path) ->
     return files
 
 
-def _keys_in(files: Sequence[str], keys: pa.Table) -> pa.Table:
-    names = keys.column_names[:-1]
+def _keys_in(files: Sequence[str], keys: pa.Table, names: Sequence[str]) -> pa.Table:
     if not files:
         return keys.slice(0, 0)
     found = pa.concat_tables(pq.ParquetFile(file).read(columns=names) for file in files)
     return keys.join(found, keys=names, join_type="left semi")
 
 
-def _score(bundle: Bundle, files: Sequence[str], arena: Arena) -> Scored:
-    module = bundle.module.to(arena.device)
+def _measure(bundle: Bundle, files: Sequence[str], arena: Arena) -> Metrics:
+    module = bundle.module.to(arena.ranks.device)
+    objective = replace(objective_of(bundle), metric=arena.metric)
     with evaluation_stream(files, bundle.spec, arena.workers_count) as stream:
-        batches = list(predict(module, stream, arena.device))
-    empty = torch.empty(0)
-    return Scored(
-        scores=torch.cat([empty, *(logits.cpu() for logits, _ in batches)]),
-        labels=torch.cat([empty, *(labels.cpu() for _, labels in batches)]),
-    )
+        return evaluate(module, stream, arena.ranks, objective, arena.seed)

@@ -43,6 +43,7 @@ class Registered:
     """Of the version's weights, by split and name."""
     decision: str | None
     """How the comparison with the champion came out; None while it is still to be made."""
+    aliases: tuple[str, ...] = ()
 
 
 class Registry:
@@ -160,23 +161,56 @@ class Registry:
             # Last, so that an interrupted decision is made again.
             self._client.set_model_version_tag(self._name, str(version), _DECISION, decision)
 
-    def load(self, reference: str) -> tuple[Bundle, int]:
+    def versions(self) -> list[Registered]:
+        """All versions that lakestorm trained, the newest first."""
+        with translated(self._uri):
+            found = self._client.search_model_versions(f"name='{self._name}'")
+            # A search does not tell the aliases.
+            listed = [
+                self._registered(self._client.get_model_version(self._name, version.version))
+                for version in found
+                if version.run_id is not None
+            ]
+        return sorted(listed, key=lambda version: version.version, reverse=True)
+
+    def promote(self, version: int) -> int | None:
+        """Gives the alias `champion` to a version, whatever its metrics.
+
+        Returns:
+            The version that had it.
+
+        Raises:
+            ModelError: There is no such version (the error lists what there is).
+        """
+        self.resolve(str(version))
+        before = self.champion()
+        with translated(self._uri):
+            self._client.set_registered_model_alias(self._name, CHAMPION, str(version))
+        return before
+
+    def load(self, reference: str, custom: str | None = None) -> tuple[Bundle, int]:
         """Reads a version's bundle.
 
         Args:
             reference: An alias or a version number.
+            custom: The user's own class, `package.module:Class`, where the network is one.
 
         Raises:
             ModelError: There is none such (the error lists what there is), or it is damaged.
         """
-        version = self._resolve(reference)
+        version = self.resolve(reference)
         with tempfile.TemporaryDirectory(prefix="lakestorm-model-") as folder:
             with translated(self._uri):
                 found = self._client.get_model_version(self._name, str(version))
                 self._client.download_artifacts(_run_id(found), _ARTIFACTS, folder)
-            return load_bundle(Path(folder) / _ARTIFACTS), version
+            return load_bundle(Path(folder) / _ARTIFACTS, custom), version
 
-    def _resolve(self, reference: str) -> int:
+    def resolve(self, reference: str) -> int:
+        """The version that an alias or a number stands for.
+
+        Raises:
+            ModelError: There is none such (the error lists what there is).
+        """
         aliases = self._aliases()
         if reference in aliases:
             return aliases[reference]
@@ -190,7 +224,7 @@ class Registry:
             f"model {self._name}",
             f"has no version or alias {reference!r}; versions: "
             f"{', '.join(map(str, versions)) or 'none'}; aliases: {named or 'none'}",
-            "Set score.model to one of these." if versions else "Train it: lakestorm train.",
+            "Name one of these." if versions else "Train it: lakestorm train.",
         )
 
     def _aliases(self) -> dict[str, int]:
@@ -217,6 +251,7 @@ class Registry:
             version=int(version.version),
             metrics=metrics,
             decision=version.tags.get(_DECISION),
+            aliases=tuple(version.aliases),
         )
 
     def _log(self, run_id: str, values: Mapping[str, float], step: int) -> None:
@@ -258,13 +293,16 @@ def _run_id(version: ModelVersion) -> str:
     return version.run_id
 
 
-def load_registered(lake: Lake, name: str, reference: str) -> tuple[Bundle, int]:
+def load_registered(
+    lake: Lake, name: str, reference: str, custom: str | None = None
+) -> tuple[Bundle, int]:
     """Reads a registered model.
 
     Args:
         lake: Where it is registered, unless `MLFLOW_TRACKING_URI` names another place.
         name: Of the model, which is the pipeline's name.
         reference: An alias such as `champion`, or a version number.
+        custom: The user's own class, `package.module:Class`, where the network is one.
 
     Returns:
         The bundle and its version.
@@ -272,4 +310,13 @@ def load_registered(lake: Lake, name: str, reference: str) -> tuple[Bundle, int]
     Raises:
         ModelError: There is none such (the error lists what there is), or it is damaged.
     """
-    return Registry(lake, name).load(reference)
+    return Registry(lake, name).load(reference, custom)
+
+
+def registered_models(lake: Lake) -> list[str]:
+    """Names of all models that are registered where a lake's are."""
+    uri = tracking_uri(lake.root)
+    import_quietly()
+    with translated(uri):
+        found = open_client(uri, lake.root).search_registered_models()
+    return sorted(model.name for model in found)

@@ -2,65 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.features.spec import FeatureSpec
 from pipeline.stream import Batch, BatchLayout, Stream
+from pipeline.stream.codecs import Codec, ImageCodec, RawCodec
+from pipeline.stream.layout import SequenceColumn, TensorColumn
+from pipeline.training.networks import Shapes
+from pipeline.training.ranks import Ranks
 
-EVALUATION_ROWS_PER_BATCH = 16_384
-"""Enough rows to keep the processor busy; without gradients the memory is small."""
+_WIDE_EVALUATION_ROWS = 16_384
+_EVALUATION_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
-    """One batch on the device."""
+class Rows:
+    """One rank's part of a batch, on the device."""
 
-    numeric: Tensor
-    """float32 [rows, n]."""
-    categorical: Tensor
-    """int32 [rows, c]."""
-    labels: Tensor
-    """float32 [rows], 0 or 1."""
+    inputs: dict[str, Tensor]
+    """What a network is given, see `pipeline.training.networks`."""
+    labels: Tensor | None
+    """float32 [rows] of 0 and 1 or of values, int32 [rows] of classes, float32 [rows, labels]."""
+    rows: int
+
+    def pieces(self, count: int) -> list[Rows]:
+        """The rows in at most `count` parts of about equal length; an empty part for no row."""
+        if count == 1 or self.rows < 2:
+            return [self]
+        size = -(-self.rows // count)
+        return [
+            Rows(
+                inputs={name: tensor[begin : begin + size] for name, tensor in self.inputs.items()},
+                labels=None if self.labels is None else self.labels[begin : begin + size],
+                rows=min(size, self.rows - begin),
+            )
+            for begin in range(0, self.rows, size)
+        ]
+
+
+def shapes_of(spec: FeatureSpec) -> Shapes:
+    """What a network of this spec is given for a row."""
+    return Shapes(
+        numeric=len(spec.numeric_columns),
+        cardinalities=spec.cardinalities,
+        image=spec.images[0].shape if spec.images else (),
+        token_ids=spec.tokens[0].buckets if spec.tokens else 0,
+        series=bool(spec.series),
+    )
 
 
 def layout_of(spec: FeatureSpec, *, with_label: bool = True) -> BatchLayout:
     """What a network of this spec asks of the stream; scoring asks for no label."""
-    matrices = {"numeric": spec.numeric_columns, "categorical": spec.categorical_columns}
+    labels = spec.label_columns if with_label else ()
+    several = spec.label.task == "multilabel"
+    matrices = {
+        "numeric": spec.numeric_columns,
+        "categorical": spec.categorical_columns,
+        "label": labels if several else (),
+    }
+    sequences = {"tokens": spec.token_columns, "series": spec.series_columns}
     return BatchLayout(
         matrices={name: columns for name, columns in matrices.items() if columns},
-        scalars={"label": spec.label_column} if with_label else {},
+        scalars={"label": labels[0]} if labels and not several else {},
+        tensors={"image": _image(spec)} if spec.images else {},
+        sequences={
+            name: SequenceColumn(column=column)
+            for name, columns in sequences.items()
+            for column in columns
+        },
     )
 
 
-def inputs(batch: Batch, device: torch.device) -> Inputs:
-    """Moves a batch to the device; a matrix that the spec has no columns for is of width 0."""
-    tensors = batch.tensors
-    numeric = tensors.get("numeric", torch.empty((batch.rows, 0), dtype=torch.float32))
-    categorical = tensors.get("categorical", torch.empty((batch.rows, 0), dtype=torch.int32))
-    return Inputs(
-        numeric=numeric.to(device),
-        categorical=categorical.to(device),
-        labels=tensors["label"].to(device),
+def _image(spec: FeatureSpec) -> TensorColumn:
+    [column], [picture] = spec.image_columns, spec.images
+    shape, bytes_type = picture.shape, np.dtype(np.uint8)
+    raw = picture.encoding == "raw"
+    codec: Codec = (
+        RawCodec(shape=shape, dtype=bytes_type)
+        if raw
+        else ImageCodec(shape=shape, dtype=bytes_type, format=picture.encoding)
     )
+    return TensorColumn(column=column, shape=shape, codec=codec)
 
 
-def evaluation_stream(files: Sequence[str], spec: FeatureSpec, workers_count: int) -> Stream:
-    """All rows of some files once, in the files' order.
+def rows_of(batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> Rows:
+    """Moves a batch to the device.
+
+    Args:
+        batch: Of a stream with the layout of `layout_of`.
+        device: Where to.
+        dtype: Of the network's weights; float inputs are cast to it.
+    """
+    tensors = {name: tensor.to(device) for name, tensor in batch.tensors.items()}
+    labels = tensors.pop("label", None)
+    for lengths in batch.lengths.values():  # of the one sequence, if there is one
+        tensors["lengths"] = lengths.to(device)
+    return Rows(inputs=cast(tensors, dtype), labels=labels, rows=batch.rows)
+
+
+def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The inputs with their floats in another type; ids, images and lengths stay as they are."""
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in inputs.items()
+    }
+
+
+def evaluation_rows(spec: FeatureSpec) -> int:
+    """Rows that go through a network at once where no gradient is asked for.
+
+    Enough to keep a processor busy; between the layers of a network on images or sequences a row
+    takes up to a megabyte.
+    """
+    return _EVALUATION_ROWS if spec.images or spec.tokens or spec.series else _WIDE_EVALUATION_ROWS
+
+
+def evaluation_stream(
+    files: Sequence[str], spec: FeatureSpec, workers_count: int, ranks: Ranks | None = None
+) -> Stream:
+    """All rows of some files once, over all ranks, in the files' order.
 
     Args:
         files: Absolute Parquet files with the columns of the spec.
         spec: What the columns mean.
         workers_count: Threads that read row groups.
+        ranks: Who reads together.
     """
+    ranks = ranks or Ranks()
     return Stream(
         files,
         layout_of(spec),
-        rows_per_batch=EVALUATION_ROWS_PER_BATCH,
-        seed=0,
+        rows_per_rank_batch=evaluation_rows(spec),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
         shuffle=False,
         workers_count=workers_count,
     )

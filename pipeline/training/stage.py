@@ -7,70 +7,36 @@ that is missing.
 
 from __future__ import annotations
 
+import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
-import torch
+from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
-from pipeline.errors import ConfigError, LakestormError, TrainingError
+from pipeline.errors import LakestormError
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import TEST, TRAIN, VALIDATION
-from pipeline.lake import Lake, Snapshot, fingerprint
+from pipeline.lake import Lake, Snapshot
 from pipeline.outcome import Outcome
-from pipeline.stream import Stream
 from pipeline.training.bundle import Facts, load_bundle, save_bundle
 from pipeline.training.champion import Arena, Verdict, compare
-from pipeline.training.checkpoint import CheckpointFolder
-from pipeline.training.loop import Fitted, evaluate, fit
-from pipeline.training.model import Architecture, build
-from pipeline.training.progress import ProgressReport
+from pipeline.training.job import Job, choose_device, custom_class
+from pipeline.training.launch import run_job
+from pipeline.training.loop import Fitted, evaluate, fitted_of
+from pipeline.training.networks import add_export
+from pipeline.training.ranks import Ranks
 from pipeline.training.registry import Registered, Registry
-from pipeline.training.splits import evaluation_stream, layout_of
+from pipeline.training.splits import evaluation_stream
+from pipeline.training.worker import checkpoints_of
 
-ALGORITHM = 1
-"""To be raised when the same settings, data and spec would train to another model."""
-
-_WITHOUT_EFFECT = {"device", "stream_workers", "checkpoint_every_steps"}
-"""Settings of `train` that a run may change in its middle: they move last bits at most."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Task:
-    """One training, as it was asked for."""
-
-    pipeline: Pipeline
-    lake: Lake
-    spec: FeatureSpec
-    features: Snapshot
-    device: torch.device
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for trainings that give the same model."""
-        # Rows that no network sees, such as unlabelled ones, may come without a new training.
-        seen = self.features.select(split={TRAIN, VALIDATION, TEST})
-        return fingerprint(
-            algorithm=ALGORITHM,
-            settings=self.pipeline.train.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
-            seed=self.pipeline.seed,
-            spec=self.spec.hash,
-            data=[(file.path, file.rows) for file in seen.files],
-        )
-
-    @property
-    def folder(self) -> Path:
-        """Its checkpoints."""
-        return Path(self.lake.root) / "runs" / self.pipeline.name / self.fingerprint
-
-    def split(self, name: str) -> Snapshot:
-        """The rows of one split."""
-        return self.features.select(split={name})
+_ENVIRONMENT = ("lakestorm", "torch", "pyspark", "pyarrow", "numpy", "petastorm")
 
 
 def train(
@@ -79,6 +45,7 @@ def train(
     spec: FeatureSpec,
     *,
     features_for: Callable[[FeatureSpec], Snapshot],
+    spark: SparkSession | None = None,
 ) -> Outcome:
     """Trains on the features of a spec and registers the model, unless that was done before.
 
@@ -88,29 +55,25 @@ def train(
         spec: Whose features to train on.
         features_for: Gives the features of the present clean rows under a spec; only asked when
             the champion has another one, so that both are compared on the same rows.
+        spark: Whose executors train; None or a local one: processes of this machine.
 
     Returns:
         Rows of the train split, the model's version, metrics of the splits validation and test.
 
     Raises:
-        TrainingError: A split is empty or of one class, the loss is not a number, or another
-            process is training the same.
+        TrainingError: A split is empty or of one class, the loss is not a number, a worker was
+            lost too often, or another process is training the same.
         ModelError: MLflow refuses, or the present champion is damaged.
     """
     began = time.monotonic()
-    task = _Task(
-        pipeline=pipeline,
-        lake=lake,
-        spec=spec,
-        features=lake.table(spec.table).snapshot(),
-        device=choose_device(pipeline.train.device),
-    )
+    table = lake.table(spec.table)
+    job = Job(pipeline=pipeline, lake=lake, spec=spec, features_version=table.snapshot().version)
     registry = Registry(lake, pipeline.name)
-    found = registry.find(task.fingerprint)
+    found = registry.find(job.fingerprint)
     unchanged = found is not None and found.decision is not None
     if found is None or found.decision is None:
-        found = _train_and_register(task, registry, features_for)
-    rows = task.split(TRAIN).rows
+        found = _train_and_register(job, registry, features_for, spark)
+    rows = job.split(TRAIN).rows
     return Outcome(
         stage="train",
         table=pipeline.name,
@@ -124,34 +87,23 @@ def train(
     )
 
 
-def choose_device(setting: str) -> torch.device:
-    """The device for a setting `train.device`: `auto` takes a GPU where there is one.
-
-    Raises:
-        ConfigError: `cuda` is asked for and not there.
-    """
-    available = torch.cuda.is_available()
-    if setting == "cuda" and not available:
-        raise ConfigError(
-            "train.device", "is cuda, but torch finds no GPU", "Set it to auto or cpu."
-        )
-    return torch.device("cuda" if available and setting != "cpu" else "cpu")
-
-
 def _train_and_register(
-    task: _Task, registry: Registry, features_for: Callable[[FeatureSpec], Snapshot]
+    job: Job,
+    registry: Registry,
+    features_for: Callable[[FeatureSpec], Snapshot],
+    spark: SparkSession | None,
 ) -> Registered:
-    checkpoints = CheckpointFolder(task.folder, task.fingerprint)
+    checkpoints = checkpoints_of(job)
     with checkpoints.alone():
-        registered = registry.find(task.fingerprint)
+        registered = registry.find(job.fingerprint)
         if registered is None:
-            with _tracked(task, registry) as run_id:
+            with _tracked(job, registry) as run_id:
                 if not registry.is_uploaded(run_id):
-                    fitted = _fit(task, checkpoints, registry, run_id)
-                    _upload(task, fitted, registry, run_id)
+                    run_job(job.of_run(run_id), spark)
+                    _upload(job, fitted_of(checkpoints), registry, run_id)
                 registered = registry.register(run_id)
         if registered.decision is None:
-            verdict = _decide(task, registry, registered.version, features_for)
+            verdict = _decide(job, registry, registered.version, features_for)
             registry.decide(registered.version, verdict.promote, verdict.reason)
             registered = replace(registered, decision=verdict.reason)
         checkpoints.remove()
@@ -159,14 +111,17 @@ def _train_and_register(
 
 
 @contextmanager
-def _tracked(task: _Task, registry: Registry) -> Iterator[str]:
+def _tracked(job: Job, registry: Registry) -> Iterator[str]:
     """The run in MLflow, marked as failed if the block raises."""
     tags = {
-        "features_table": task.features.name,
-        "data_version": str(task.features.version),
-        "spec_hash": task.spec.hash,
+        "features_table": job.features.name,
+        "data_version": str(job.features.version),
+        "spec_hash": job.spec.hash,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{package: version_of(package) for package in _ENVIRONMENT},
     }
-    run_id = registry.open_run(task.fingerprint, tags, _flat(task.pipeline))
+    run_id = registry.open_run(job.fingerprint, tags, _flat(job.pipeline))
     try:
         yield run_id
     except BaseException:
@@ -175,97 +130,35 @@ def _tracked(task: _Task, registry: Registry) -> Iterator[str]:
         raise
 
 
-def _fit(task: _Task, checkpoints: CheckpointFolder, registry: Registry, run_id: str) -> Fitted:
-    for split in (TRAIN, VALIDATION):
-        if not task.split(split).rows:
-            raise TrainingError(
-                f"table {task.features.name}, split {split}",
-                "has no rows",
-                f"Choose features.splits.{split} so that rows with a label meet it.",
-            )
-    settings, seed = task.pipeline.train, task.pipeline.seed
-    with (
-        _threads_beside(settings.stream_workers),
-        _train_stream(task) as batches,
-        evaluation_stream(
-            task.split(VALIDATION).uris(), task.spec, settings.stream_workers
-        ) as validation,
-        ProgressReport(settings.epochs) as progress,
-    ):
-        return fit(
-            build(_architecture(task), seed),
-            batches,
-            validation,
-            settings,
-            seed=seed,
-            device=task.device,
-            checkpoints=checkpoints,
-            progress=progress,
-            on_history=lambda history: registry.log_history(run_id, history),
-        )
-
-
-@contextmanager
-def _threads_beside(stream_workers: int) -> Iterator[None]:
-    """Leaves the stream's threads a core each; torch would take them all.
-
-    Torch's threads spin while they wait for each other: on 2 busy cores, 2 of them took 18 s for
-    an epoch of the flights that 1 did in 1.7 s, and on 2 idle ones they were no faster.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before - stream_workers))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train_stream(task: _Task) -> Stream:
-    settings = task.pipeline.train
-    return Stream(
-        task.split(TRAIN).uris(),
-        layout_of(task.spec),
-        rows_per_batch=settings.rows_per_batch,
-        seed=task.pipeline.seed,
-        shuffle_window_rows=settings.shuffle_window_rows,
-        workers_count=settings.stream_workers,
-    )
-
-
-def _architecture(task: _Task) -> Architecture:
-    model = task.pipeline.train.model
-    return Architecture(
-        family=model.family,
-        numeric_width=len(task.spec.numeric_columns),
-        cardinalities=task.spec.cardinalities,
-        hidden=model.hidden,
-        embedding_dimension=model.embedding_dimension,
-        dropout=model.dropout,
-    )
-
-
-def _upload(task: _Task, fitted: Fitted, registry: Registry, run_id: str) -> None:
+def _upload(job: Job, fitted: Fitted, registry: Registry, run_id: str) -> None:
     """Saves the model, and measures on the test split what was saved."""
     facts = Facts(
-        architecture=_architecture(task),
-        spec_hash=task.spec.hash,
-        features_table=task.features.name,
-        features_version=task.features.version,
-        label=task.spec.label_column,
+        architecture=job.architecture,
+        task=job.spec.label.task,
+        classes=job.spec.label.classes,
+        labels=job.spec.label_columns,
+        loss=job.objective.loss,
+        spec_hash=job.spec.hash,
+        features_table=job.features.name,
+        features_version=job.features.version,
     )
+    custom = custom_class(job.pipeline)
+    ranks = Ranks(device=choose_device(job.pipeline.train.device))
     with tempfile.TemporaryDirectory(prefix="lakestorm-bundle-") as name:
         folder = Path(name)
-        save_bundle(folder, fitted.weights, facts, task.spec)
-        module = load_bundle(folder).module.to(task.device)
-        files, workers = task.split(TEST).uris(), task.pipeline.train.stream_workers
-        with evaluation_stream(files, task.spec, workers) as stream:
-            test = evaluate(module, stream, task.device)
+        save_bundle(folder, fitted.weights, facts, job.spec)
+        module = load_bundle(folder, custom).module
+        add_export(folder, module, job.architecture)
+        module = module.to(ranks.device)
+        files, workers = job.split(TEST).uris(), job.pipeline.train.stream_workers
+        with evaluation_stream(files, job.spec, workers) as stream:
+            test = evaluate(module, stream, ranks, job.objective, job.pipeline.seed)
         metrics = {VALIDATION: fitted.best.validation.to_dict(), TEST: test.to_dict()}
         registry.upload(run_id, folder, metrics)
 
 
 def _decide(
-    task: _Task,
+    job: Job,
     registry: Registry,
     version: int,
     features_for: Callable[[FeatureSpec], Snapshot],
@@ -273,13 +166,16 @@ def _decide(
     present = registry.champion()
     if present is None or present == version:  # it is, if the alias was set just before a kill
         return Verdict(promote=True, reason=f"version {version} is champion: there was no other")
-    challenger, _ = registry.load(str(version))
-    champion, _ = registry.load(str(present))
+    custom = custom_class(job.pipeline)
+    challenger, _ = registry.load(str(version), custom)
+    champion, _ = registry.load(str(present), custom)
     arena = Arena(
-        lake=task.lake,
+        lake=job.lake,
         features_for=features_for,
-        device=task.device,
-        workers_count=task.pipeline.train.stream_workers,
+        metric=job.objective.metric,
+        seed=job.pipeline.seed,
+        ranks=Ranks(device=choose_device(job.pipeline.train.device)),
+        workers_count=job.pipeline.train.stream_workers,
     )
     verdict = compare(challenger, champion, arena)
     outcome = f"beats version {present}" if verdict.promote else f"leaves {present} champion"

@@ -9,6 +9,9 @@ from pipeline.errors import SpecError
 from pipeline.features.spec import (
     Circle,
     FeatureSpec,
+    HashedText,
+    NumberSeries,
+    Picture,
     PlainNumber,
     QuantileNumber,
     StandardNumber,
@@ -28,12 +31,29 @@ numbers = st.one_of(
     ),
     st.builds(PlainNumber, column=names, indicator=st.booleans()),
 )
+written = st.text(min_size=1, max_size=20)
+labels = st.one_of(
+    st.builds(Label, task=st.sampled_from(["binary", "regression"]), expression=written),
+    st.builds(
+        Label,
+        task=st.just("multiclass"),
+        expression=written,
+        classes=st.lists(text, min_size=2, max_size=4, unique=True).map(tuple),
+    ),
+    st.builds(
+        Label,
+        task=st.just("multilabel"),
+        expressions=st.dictionaries(st.sampled_from("abc"), written, min_size=1),
+    ),
+    st.just(Label(task="reconstruction")),
+)
+sides = st.integers(1, 99)
 specs = st.builds(
     FeatureSpec,
     pipeline=names,
     keys=st.lists(names, max_size=3).map(tuple),
     period_column=names,
-    label=st.builds(Label, name=st.just("late"), expression=text, absent=st.just({})),
+    label=labels,
     splits=st.builds(Splits, train=text, validation=text, test=text),
     leakage=st.lists(names, max_size=3).map(tuple),
     derive=st.dictionaries(names, text, max_size=3),
@@ -42,6 +62,20 @@ specs = st.builds(
     categories=st.lists(
         st.builds(Vocabulary, column=names, words=st.lists(text, max_size=4).map(tuple)), max_size=2
     ).map(tuple),
+    images=st.lists(
+        st.builds(
+            Picture,
+            column=names,
+            shape=st.one_of(st.tuples(sides, sides), st.tuples(sides, sides, sides)),
+            encoding=st.sampled_from(["raw", "png", "jpeg"]),
+        ),
+        max_size=1,
+    ).map(tuple),
+    tokens=st.lists(
+        st.builds(HashedText, column=names, separator=text, buckets=sides, longest=sides),
+        max_size=1,
+    ).map(tuple),
+    series=st.lists(st.builds(NumberSeries, column=names, longest=sides), max_size=1).map(tuple),
 )
 
 

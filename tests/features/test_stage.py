@@ -92,7 +92,7 @@ def test_files_lie_as_the_stream_reads_them_best(
     made: tuple[Path, Lake, Outcome, FeatureSpec],
 ) -> None:
     _, lake, _, spec = made
-    dense = {spec.label_column, *spec.numeric_columns, *spec.categorical_columns}
+    dense = {*spec.label_columns, *spec.numeric_columns, *spec.categorical_columns}
     for uri in lake.table(spec.table).snapshot().uris():
         footer = pq.read_metadata(uri)
         groups = [footer.row_group(place) for place in range(footer.num_row_groups)]

@@ -16,6 +16,8 @@ from pipeline.operate.report.charts import (
     line_chart,
     nice_ticks,
 )
+from pipeline.operate.report.scores import Group
+from pipeline.operate.report.wording import WORDINGS
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
 
@@ -64,6 +66,22 @@ def test_labels_do_not_run_into_each_other() -> None:
 
 
 def test_charts_of_nothing_are_empty() -> None:
-    assert calibration_chart("t", []).empty
+    truth = WORDINGS["binary"].truth
+    assert truth is not None
+    assert calibration_chart("t", [], truth, mean_score="x").empty
     assert line_chart("t", "x", [], {"s": []}).empty
     assert bar_chart("t", "x", {}, unit="u").empty
+
+
+def test_predicted_numbers_below_zero_are_drawn_in_the_plot_and_on_the_diagonal() -> None:
+    truth = WORDINGS["regression"].truth
+    assert truth is not None
+    groups = [
+        Group(name="", rows=9, labelled=9, mean_score=at, predicted=at, observed=at, loss=math.nan)
+        for at in (-40.0, -3.0, 12.5)
+    ]
+    (line,) = calibration_chart("t", groups, truth, mean_score="x").lines
+    slope = (TOP - BOTTOM) / (RIGHT - LEFT)
+    for dot in line.dots:
+        assert LEFT <= dot.x <= RIGHT
+        assert dot.y == pytest.approx(BOTTOM + slope * (dot.x - LEFT), abs=0.11)

@@ -32,7 +32,7 @@ def _check(group: Group, rows: pd.DataFrame) -> None:
         assert group.predicted == pytest.approx(p.mean())
         assert group.observed == pytest.approx(y.mean())
         loss = np.where(y == 1, -np.log(p), -np.log(1 - p)).mean()
-        assert group.log_loss == pytest.approx(float(loss))
+        assert group.loss == pytest.approx(float(loss))
     else:
         assert math.isnan(group.observed)
 
@@ -90,8 +90,8 @@ def test_without_test_rows_or_later_periods_there_are_no_figures() -> None:
         rows=2,
         score_sum=0.3,
         labelled=0,
-        labelled_score_sum=0.0,
-        label_sum=0.0,
+        predicted_sum=0.0,
+        observed_sum=0.0,
         loss_sum=0.0,
     )
     found = summarised([cell], {"2013-01"})

@@ -36,10 +36,16 @@ def test_predictions_are_the_models_own_for_every_key(
     bundle, version = load_registered(trained_lake, "flights", "champion")
     features = pl.read_delta(trained_lake.table(bundle.spec.table).root)
     with torch.inference_mode():
+        columns = {
+            "numeric": bundle.spec.numeric_columns,
+            "categorical": bundle.spec.categorical_columns,
+        }
         logits = bundle.module(
-            torch.from_numpy(features.select(bundle.spec.numeric_columns).to_numpy()),
-            torch.from_numpy(features.select(bundle.spec.categorical_columns).to_numpy()),
-        )
+            {
+                name: torch.from_numpy(features.select(names).to_numpy())
+                for name, names in columns.items()
+            }
+        )[:, 0]
     expected = features.select(KEYS).with_columns(expected=torch.sigmoid(logits).numpy())
     scored = pl.read_delta(trained_lake.table("predictions").root)
     both = scored.join(expected, on=KEYS, how="full", validate="1:1")

@@ -5,6 +5,7 @@ import random
 import sys
 import tempfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,7 @@ def read(
     Returns:
         The ids of each batch of each rank, the steps of an epoch, and the state after it.
     """
-    ranks, steps, states = [], [], []
+    ranks, told, steps, states = [], [], [], []
     for rank in range(leg.world_size):
         with Stream(
             files,
@@ -217,15 +218,14 @@ def read(
         ) as stream:
             if state is not None:
                 stream.load_state_dict(state)
-            batches = stream.epoch(case.epoch)
-            if most_steps is None:
-                ranks.append([checked_ids(batch) for batch in batches])
-            else:
-                ranks.append([checked_ids(next(batches)) for _ in range(most_steps)])
+            batches = list(islice(stream.epoch(case.epoch), most_steps))
+            ranks.append([checked_ids(batch) for batch in batches])
+            told.append([batch.global_rows for batch in batches])
             steps.append(stream.steps_per_epoch)
             states.append(json.loads(json.dumps(stream.state_dict())))
     assert all(other == states[0] for other in states), "ranks differ in where they are"
     assert len(set(steps)) == 1
+    assert told == [[len(ids) for ids in joined(ranks)]] * leg.world_size, "not the global rows"
     return ranks, steps[0], states[0]
 
 

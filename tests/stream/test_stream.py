@@ -208,6 +208,18 @@ def test_a_short_last_batch_says_how_many_rows_count(files: list[str]) -> None:
         assert stream.steps_per_epoch == 2
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(10, [6, 4]), (11, [6, 5]), (12, [6, 6]), (13, [6, 6, 1]), (2, [2])]
+)
+def test_every_rank_knows_the_global_steps_rows_also_when_shards_differ_by_one(
+    tmp_path: Path, rows: int, expected: list[int]
+) -> None:
+    files = write_files(tmp_path, [[rows]])
+    for rank in range(3):  # 11 rows: shards of 3, 4 and 4
+        with Stream(files, IDS, rows_per_batch=6, rank=rank, world_size=3, shuffle=False) as stream:
+            assert [batch.global_rows for batch in stream.epoch(0)] == expected
+
+
 def test_drop_last_gives_whole_batches_only(files: list[str]) -> None:
     batches = epoch_ids(files, rows_per_batch=100, canonical_shards=4, drop_last=True)
     assert [len(batch) for batch in batches] == [100] * 10

@@ -537,6 +537,7 @@ def copied(batch: Batch) -> Batch:
         {name: text.copy() for name, text in batch.strings.items()},
         batch.rows,
         batch.step,
+        batch.global_rows,
         {name: lengths.clone() for name, lengths in batch.lengths.items()},
     )
 

@@ -6,11 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import torch
 from deltalake import write_deltalake
 
-from pipeline.config import Label, Pipeline, Splits
+from pipeline.config import Label, Mlp, Pipeline, Splits
 from pipeline.features.spec import FIRST_ID, FeatureSpec, PlainNumber, Vocabulary
 from pipeline.lake import Lake
+from pipeline.training.bundle import Facts
+from pipeline.training.networks import Architecture, architecture_of
+from pipeline.training.splits import shapes_of
 
 SPLITS = {"train": "2013-01", "validation": "2013-02", "test": "2013-03", "rest": "2013-04"}
 
@@ -33,6 +37,36 @@ def spec(
             for i, size in enumerate(cardinalities)
         ),
     )
+
+
+def architecture(of: FeatureSpec, **settings: Any) -> Architecture:
+    """A small multi-layer perceptron for a spec's features."""
+    model = Mlp(**{"hidden": (4,), "embedding_dimension": 2, **settings})
+    return architecture_of(model, shapes_of(of), 1)
+
+
+def facts(of: FeatureSpec, version: int, **settings: Any) -> Facts:
+    """What is known of such a network, trained on a version of the features."""
+    return Facts(
+        architecture=architecture(of, **settings),
+        task="binary",
+        loss="bce",
+        classes=(),
+        labels=of.label_columns,
+        spec_hash=of.hash,
+        features_table=of.table,
+        features_version=version,
+    )
+
+
+def inputs(of: FeatureSpec, table: pa.Table) -> dict[str, torch.Tensor]:
+    """What a network is given for some rows, made without the stream."""
+
+    def side_by_side(names: tuple[str, ...]) -> torch.Tensor:
+        return torch.stack([torch.tensor(table[name].to_numpy()) for name in names], dim=1)
+
+    columns = {"numeric": of.numeric_columns, "categorical": of.categorical_columns}
+    return {name: side_by_side(names) for name, names in columns.items() if names}
 
 
 def rows(first_id: int, count: int, of: FeatureSpec, seed: int = 0, noise: float = 0.5) -> pa.Table:
@@ -85,6 +119,7 @@ def pipeline(lake: Lake, **train: Any) -> Pipeline:
         "checkpoint_every_steps": 3,
         "shuffle_window_rows": 256,
         "device": "cpu",
+        "max_restarts": 0,  # in this process: starting another takes seconds
     }
     return Pipeline.model_validate(
         {

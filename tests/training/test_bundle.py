@@ -12,26 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ModelError
-from pipeline.training.bundle import Facts, load_bundle, save_bundle
-from pipeline.training.model import Architecture, build
+from pipeline.training.bundle import load_bundle, save_bundle
+from pipeline.training.networks import build
 from tests.training import examples
 
 SPEC = examples.spec()
-ARCHITECTURE = Architecture(
-    family="mlp",
-    numeric_width=len(SPEC.numeric_columns),
-    cardinalities=SPEC.cardinalities,
-    hidden=(4,),
-    embedding_dimension=3,
-    dropout=0.5,
-)
-FACTS = Facts(
-    architecture=ARCHITECTURE,
-    spec_hash=SPEC.hash,
-    features_table=SPEC.table,
-    features_version=3,
-    label="late",
-)
+FACTS = examples.facts(SPEC, 3, embedding_dimension=3, dropout=0.5)
+ARCHITECTURE = FACTS.architecture
+
+
+def described(**settings: Any) -> dict[str, Any]:
+    """The architecture as JSON has it, with other settings."""
+    whole = ARCHITECTURE.to_dict()
+    return {**whole, "settings": {**whole["settings"], **settings}}
 
 
 @pytest.fixture
@@ -49,7 +42,8 @@ def test_a_saved_model_gives_the_same_outputs_without_dropout(folder: Path) -> N
     original = build(ARCHITECTURE, 1).eval()
     numeric = torch.randn(50, 3)
     categorical = torch.randint(0, 8, (50, 2), dtype=torch.int32)
-    assert torch.equal(bundle.module(numeric, categorical), original(numeric, categorical))
+    inputs = {"numeric": numeric, "categorical": categorical}
+    assert torch.equal(bundle.module(inputs), original(inputs))
     assert (bundle.facts, bundle.spec) == (FACTS, SPEC)
 
 
@@ -105,14 +99,18 @@ def test_another_spec_is_refused_when_saving_and_when_loading(folder: Path) -> N
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"format_version": 2}, "format_version"),
+        ({"format_version": 1}, "format_version"),
         ({"features_version": "3"}, "features_version"),
-        ({"label": None}, "label"),
+        ({"labels": None}, "labels"),
+        ({"labels": [1]}, "labels"),
+        ({"classes": "ab"}, "classes"),
+        ({"task": "guess"}, "task"),
+        ({"loss": 1}, "loss"),
         ({"code": "import os"}, "code"),
         ({"architecture": []}, "architecture"),
-        ({"architecture": {**ARCHITECTURE.to_dict(), "hidden": [5]}}, "weights"),
-        ({"architecture": {**ARCHITECTURE.to_dict(), "hidden": [10**9, 10**9]}}, "weights"),
-        ({"architecture": {**ARCHITECTURE.to_dict(), "family": "x"}}, "family"),
+        ({"architecture": described(hidden=[5])}, "weights"),
+        ({"architecture": described(hidden=[10**9, 10**9])}, "weights"),
+        ({"architecture": described(family="x")}, "settings"),
     ],
 )
 def test_facts_that_do_not_fit_are_refused(

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import log_loss, roc_auc_score
 
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake, Snapshot
 from pipeline.training import champion, stage
-from pipeline.training.bundle import Bundle, Facts
-from pipeline.training.champion import Arena, Scored, compare, judge
-from pipeline.training.model import Architecture, build
+from pipeline.training.bundle import Bundle
+from pipeline.training.champion import Arena, compare, judge
+from pipeline.training.metrics import Metrics
+from pipeline.training.networks import build
+from pipeline.training.ranks import Ranks
 from pipeline.training.registry import Registry
 from tests.training import examples
 
@@ -20,56 +25,45 @@ SPEC, OTHER = examples.spec(), examples.spec(numeric=2, cardinalities=())
 COUNTS = {"train": 300, "validation": 200, "test": 100}
 
 
-@given(st.permutations([0.1, 0.2, 0.3, 0.4]), st.permutations([0.1, 0.2, 0.3, 0.4]))
+def measured(value: float, rows: int = 4) -> Metrics:
+    return Metrics(values={"auroc": value, "log_loss": value}, rows=rows)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.sampled_from(["auroc", "log_loss"]))
 def test_of_two_at_most_one_wins_and_a_tie_keeps_the_champion(
-    one: list[float], two: list[float]
+    one: float, two: float, metric: str
 ) -> None:
-    labels = [0, 0, 1, 1]
-    forth = judge(Scored(scores=one, labels=labels), Scored(scores=two, labels=labels)).promote
-    back = judge(Scored(scores=two, labels=labels), Scored(scores=one, labels=labels)).promote
-    assert not (forth and back)
-    assert not judge(Scored(scores=one, labels=labels), Scored(scores=one, labels=labels)).promote
+    forth = judge(metric, measured(one), measured(two)).promote
+    back = judge(metric, measured(two), measured(one)).promote
+    assert forth + back == (one != two)
+    assert forth == ((one > two) if metric == "auroc" else (one < two))
+    assert not judge(metric, measured(one), measured(one)).promote
 
 
-def test_without_both_classes_nobody_wins() -> None:
-    alone = Scored(scores=[0.9], labels=[1])
-    nobody = Scored(scores=[], labels=[])
-    assert not judge(alone, alone).promote
-    assert not judge(nobody, nobody).promote
+def test_without_a_figure_or_on_other_rows_nobody_wins() -> None:
+    assert not judge("auroc", measured(math.nan), measured(0.5)).promote
+    assert not judge("auroc", measured(0.5), measured(math.nan)).promote
+    assert not judge("auroc", measured(0.9, rows=3), measured(0.5)).promote
 
 
 def untrained(lake: Lake, spec: FeatureSpec, seed: int, version: int | None = None) -> Bundle:
     """A network of random weights, said to be trained on a version of the features."""
-    architecture = Architecture(
-        family="mlp",
-        numeric_width=len(spec.numeric_columns),
-        cardinalities=spec.cardinalities,
-        hidden=(4,),
-        embedding_dimension=2,
-        dropout=0.0,
-    )
     if version is None:
         version = lake.table(spec.table).snapshot().version
-    facts = Facts(
-        architecture=architecture,
-        spec_hash=spec.hash,
-        features_table=spec.table,
-        features_version=version,
-        label="late",
-    )
-    return Bundle(module=build(architecture, seed).eval(), spec=spec, facts=facts)
+    facts = examples.facts(spec, version)
+    return Bundle(module=build(facts.architecture, seed).eval(), spec=spec, facts=facts)
 
 
 class Judged:
     """Takes the place of `judge` and keeps what it was given."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rows: tuple[Scored, Scored] | None = None
+        self.metrics: tuple[Metrics, Metrics] | None = None
         monkeypatch.setattr(champion, "judge", self)
 
-    def __call__(self, challenger: Scored, champion: Scored) -> champion.Verdict:
-        self.rows = (challenger, champion)
-        return judge(challenger, champion)
+    def __call__(self, metric: str, challenger: Metrics, champion: Metrics) -> champion.Verdict:
+        self.metrics = (challenger, champion)
+        return judge(metric, challenger, champion)
 
 
 @pytest.fixture
@@ -86,28 +80,33 @@ def arena(lake: Lake) -> Arena:
     def features_for(spec: FeatureSpec) -> Snapshot:
         return lake.table(spec.table).snapshot()
 
-    return Arena(lake=lake, features_for=features_for, device=torch.device("cpu"), workers_count=1)
+    return Arena(
+        lake=lake,
+        features_for=features_for,
+        metric="auroc",
+        seed=0,
+        ranks=Ranks(),
+        workers_count=1,
+    )
 
 
-def expected(bundle: Bundle, ids: range) -> tuple[list[float], list[float]]:
-    """Scores and labels of some validation ids, computed without the lake, sorted."""
+def expected(bundle: Bundle, ids: range) -> tuple[float, float]:
+    """AUROC and log-loss on some validation ids, computed without the lake."""
     table = examples.rows(COUNTS["train"], COUNTS["validation"], bundle.spec)
     table = table.slice(ids.start - COUNTS["train"], len(ids))
-    numeric = [torch.tensor(table[name].to_numpy()) for name in bundle.spec.numeric_columns]
-    ids_of = [torch.tensor(table[name].to_numpy()) for name in bundle.spec.categorical_columns]
-    empty = torch.empty((len(ids), 0), dtype=torch.int32)
-    categorical = torch.stack(ids_of, dim=1) if ids_of else empty
     with torch.inference_mode():
-        scores = bundle.module(torch.stack(numeric, dim=1), categorical)
-    return sorted(scores.tolist()), sorted(table["late"].to_pylist())
+        logits = bundle.module(examples.inputs(bundle.spec, table))[:, 0].double().numpy()
+    labels = table["late"].to_numpy()
+    return roc_auc_score(labels, logits), log_loss(labels, 1 / (1 + np.exp(-logits)))
 
 
 def check(judged: Judged, bundles: tuple[Bundle, Bundle], ids: range) -> None:
-    assert judged.rows is not None
-    for found, bundle in zip(judged.rows, bundles, strict=True):
-        scores, labels = expected(bundle, ids)
-        assert sorted(torch.as_tensor(found.scores).tolist()) == pytest.approx(scores, rel=1e-5)
-        assert sorted(torch.as_tensor(found.labels).tolist()) == labels
+    assert judged.metrics is not None
+    for found, bundle in zip(judged.metrics, bundles, strict=True):
+        auroc, loss = expected(bundle, ids)
+        assert found.rows == len(ids)
+        assert found.values["auroc"] == pytest.approx(auroc, rel=1e-5)
+        assert found.values["log_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_models_of_one_spec_and_version_meet_on_all_validation_rows(
@@ -148,8 +147,8 @@ def test_rows_without_features_under_the_champions_spec_are_left_out(
     examples.write_features(plain, OTHER, {"train": 300})
     bundles = untrained(plain, SPEC, 1), untrained(plain, OTHER, 2)
     verdict = compare(*bundles, arena(plain))
-    assert judged.rows is not None
-    assert [len(torch.as_tensor(found.scores)) for found in judged.rows] == [0, 0]
+    assert judged.metrics is not None
+    assert [found.rows for found in judged.metrics] == [0, 0]
     assert not verdict.promote
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -14,20 +16,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.config import Model, Train
-from pipeline.errors import TrainingError
+from pipeline.config import Mlp, Train
+from pipeline.errors import StoppedError, TrainingError
 from pipeline.stream import Stream
 from pipeline.training.checkpoint import CheckpointFolder
-from pipeline.training.loop import Fitted, evaluate, fit
-from pipeline.training.model import Architecture, build
+from pipeline.training.loop import Fitted, Setting, evaluate, fit
+from pipeline.training.networks import architecture_of, build
+from pipeline.training.objective import Objective
 from pipeline.training.progress import ProgressReport
-from pipeline.training.splits import evaluation_stream, layout_of
+from pipeline.training.ranks import Ranks
+from pipeline.training.splits import evaluation_stream, layout_of, shapes_of
 from tests.training import examples
 
 SPEC = examples.spec()
-CPU = torch.device("cpu")
+BINARY = Objective.of("binary", None, None)
 SETTINGS = Train(
-    model=Model(hidden=(8,), embedding_dimension=3, dropout=0.2),
+    model=Mlp(hidden=(8,), embedding_dimension=3, dropout=0.2),
     epochs=3,
     rows_per_batch=64,
     learning_rate=0.02,
@@ -69,17 +73,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 def network() -> torch.nn.Module:
-    return build(
-        Architecture(
-            family="mlp",
-            numeric_width=len(SPEC.numeric_columns),
-            cardinalities=SPEC.cardinalities,
-            hidden=SETTINGS.model.hidden,
-            embedding_dimension=SETTINGS.model.embedding_dimension,
-            dropout=SETTINGS.model.dropout,
-        ),
-        seed=3,
-    )
+    return build(architecture_of(SETTINGS.model, shapes_of(SPEC), 1), seed=3)
 
 
 @contextmanager
@@ -98,6 +92,16 @@ def streams(files: dict[str, list[str]]) -> Iterator[tuple[Stream, Stream]]:
         yield train, validation
 
 
+def setting_of(folder: Path, progress: ProgressReport, **changes: Any) -> Setting:
+    return Setting(
+        settings=SETTINGS.model_copy(update=changes),
+        objective=BINARY,
+        seed=3,
+        checkpoints=CheckpointFolder(folder, "f"),
+        progress=progress,
+    )
+
+
 def run(
     files: dict[str, list[str]], folder: Path, after: int | None = None, **changes: Any
 ) -> tuple[Fitted, Interrupting]:
@@ -107,12 +111,7 @@ def run(
             network(),
             train,
             validation,
-            SETTINGS.model_copy(update=changes),
-            seed=3,
-            device=CPU,
-            checkpoints=CheckpointFolder(folder, "f"),
-            progress=progress,
-            on_history=lambda _history: None,
+            setting_of(folder, progress, **changes),
         )
     return fitted, progress
 
@@ -134,7 +133,7 @@ def test_training_learns(undisturbed: tuple[Fitted, int]) -> None:
     fitted, steps = undisturbed
     assert steps == 3 * 16  # 1,000 rows in batches of 64, the last one smaller
     assert fitted.history[-1].train_loss < fitted.history[0].train_loss
-    assert fitted.best.validation.auroc > 0.8
+    assert fitted.best.validation.values["auroc"] > 0.8
 
 
 @settings(
@@ -169,6 +168,29 @@ def test_resuming_repeats_no_more_than_the_steps_since_the_checkpoint(
     assert progress.steps == 0
 
 
+def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_from_there(
+    files: dict[str, list[str]], undisturbed: tuple[Fitted, int], tmp_path: Path
+) -> None:
+    class Asking(Interrupting):
+        def step(self, rows: int, loss: float) -> None:
+            super().step(rows, loss)
+            if self.steps == 22:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    told = r"step 23, epoch 2: .* asked to stop"
+    with (
+        streams(files) as (train, validation),
+        Asking() as progress,
+        pytest.raises(StoppedError, match=told),
+    ):
+        fit(network(), train, validation, setting_of(tmp_path, progress))
+    assert signal.getsignal(signal.SIGTERM) == before
+    fitted, rest = run(files, tmp_path)
+    assert rest.steps == undisturbed[1] - 23
+    assert same(fitted, undisturbed[0])
+
+
 def test_the_callers_random_numbers_are_left_alone(
     files: dict[str, list[str]], tmp_path: Path
 ) -> None:
@@ -182,12 +204,14 @@ def test_the_weights_are_those_of_the_best_epoch(
 ) -> None:
     # A rate far too high, so that later epochs are worse than earlier ones.
     fitted, _ = run(files, tmp_path, epochs=8, learning_rate=0.8)
-    assert fitted.best.validation.auroc == max(r.validation.auroc for r in fitted.history)
+    assert fitted.best.validation.values["auroc"] == max(
+        r.validation.values["auroc"] for r in fitted.history
+    )
     assert fitted.best is not fitted.history[-1]
     module = network()
     module.load_state_dict(fitted.weights)
     with streams(files) as (_, validation):
-        assert evaluate(module, validation, CPU) == fitted.best.validation
+        assert evaluate(module, validation, Ranks(), BINARY, seed=3) == fitted.best.validation
 
 
 def test_it_stops_early_when_validation_gets_no_better(
@@ -207,7 +231,9 @@ def test_a_loss_that_is_not_a_number_stops_with_its_step(
     column = pa.array(values, pa.float32())
     poisoned = tmp_path / "poisoned.parquet"
     pq.write_table(table.set_column(1, "num_n0", column), poisoned, row_group_size=60)
-    with pytest.raises(TrainingError, match=r"step \d+, epoch 1: the loss is nan"):
+    with pytest.raises(
+        TrainingError, match=r"step \d+, epoch 1: the loss is nan.*poisoned\.parquet row group 8 "
+    ):
         run({**files, "train": [str(poisoned)]}, tmp_path / "run")
 
 
@@ -230,14 +256,9 @@ def test_without_a_terminal_each_epoch_is_one_line(
             network(),
             train,
             validation,
-            SETTINGS.model_copy(update={"epochs": 2}),
-            seed=3,
-            device=CPU,
-            checkpoints=CheckpointFolder(tmp_path, "f"),
-            progress=progress,
-            on_history=lambda _history: None,
+            setting_of(tmp_path, progress, epochs=2),
         )
     lines = shown.getvalue().splitlines()
     assert [line[:9] for line in lines] == ["epoch 1/2", "epoch 2/2"]
-    assert all("AUROC 0." in line for line in lines)
+    assert all("auroc 0." in line for line in lines)
     assert "\x1b" not in shown.getvalue()

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn import metrics as sk
 
-from pipeline.training.metrics import Meter, auroc
+from pipeline.config import Task
+from pipeline.training.metrics import Meter, evidence, is_better
 
 # Few values, so that ties are frequent; large ones, which float32 probabilities would tie.
 predictions = st.lists(
@@ -32,28 +36,74 @@ def test_metrics_are_exact_however_rows_are_batched(
     rows: list[tuple[float, bool]], size: int
 ) -> None:
     logits, labels = [row[0] for row in rows], [row[1] for row in rows]
-    meter = Meter()
+    meter = Meter("binary")
     for start in range(0, len(rows), size):
-        meter.update(
-            torch.tensor(logits[start : start + size]),
-            torch.tensor(labels[start : start + size], dtype=torch.float32),
-        )
+        outputs = torch.tensor(logits[start : start + size]).reshape(-1, 1)
+        truth = torch.tensor(labels[start : start + size], dtype=torch.float32)
+        meter.update(evidence("binary", outputs, truth))
     metrics = meter.compute()
     signs = np.where(labels, -1.0, 1.0)
     assert metrics.rows == len(rows)
-    assert metrics.auroc == pytest.approx(pairs_won(logits, labels), abs=1e-6, nan_ok=True)
-    assert auroc(logits, [float(label) for label in labels]) == pytest.approx(
-        metrics.auroc, abs=1e-6, nan_ok=True
+    assert metrics.values["auroc"] == pytest.approx(
+        pairs_won(logits, labels), abs=1e-6, nan_ok=True
     )
     expected = np.logaddexp(0, signs * np.array(logits)).mean()
-    assert metrics.log_loss == pytest.approx(expected, rel=1e-12)
+    assert metrics.values["log_loss"] == pytest.approx(expected, rel=1e-12)
     right = [(logit > 0) == label for logit, label in rows]
-    assert metrics.accuracy == pytest.approx(np.mean(right), rel=1e-12)
+    assert metrics.values["accuracy"] == pytest.approx(np.mean(right), rel=1e-12)
 
 
 def test_no_rows_give_no_figures() -> None:
-    metrics = Meter().compute()
+    metrics = Meter("binary").compute()
     assert metrics.rows == 0
-    assert math.isnan(metrics.auroc)
-    assert math.isnan(metrics.log_loss)
-    assert math.isnan(auroc([], []))
+    assert math.isnan(metrics.values["auroc"])
+    assert math.isnan(metrics.values["log_loss"])
+
+
+CLASSES = 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 20), st.integers(0, 2**31 - 1))
+def test_metrics_of_every_task_are_scikit_learns(rows: int, size: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    several = random.normal(size=(rows, CLASSES)).astype(np.float32)
+    of_class = random.integers(0, CLASSES, rows)
+    flags = (random.random((rows, CLASSES)) < 0.5).astype(np.float32)
+    values = random.normal(size=rows).astype(np.float32)
+
+    def measured(task: Task, outputs: Any, labels: Any) -> Mapping[str, float]:
+        meter = Meter(task)
+        for start in range(0, rows, size):
+            part = slice(start, start + size)
+            meter.update(evidence(task, torch.tensor(outputs[part]), torch.tensor(labels[part])))
+        assert meter.compute().rows == rows
+        return meter.compute().values
+
+    exact = several.astype(np.float64)
+    found = measured("multiclass", several, of_class)
+    shares = np.exp(exact) / np.exp(exact).sum(1, keepdims=True)
+    assert found["accuracy"] == pytest.approx(np.mean(exact.argmax(1) == of_class))
+    assert found["log_loss"] == pytest.approx(-np.log(shares[np.arange(rows), of_class]).mean())
+    assert found["f1"] == pytest.approx(
+        sk.f1_score(of_class, exact.argmax(1), average="macro"), abs=1e-6
+    )
+    found = measured("multilabel", several, flags)
+    assert found["accuracy"] == pytest.approx(np.mean((exact > 0) == (flags > 0.5)))
+    if (flags.min(0) < flags.max(0)).all():
+        assert found["auroc"] == pytest.approx(sk.roc_auc_score(flags, exact), abs=1e-6)
+    found = measured("regression", several[:, :1], values)
+    guess, truth = exact[:, 0], values.astype(np.float64)
+    assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(truth, guess))
+    assert found["mae"] == pytest.approx(sk.mean_absolute_error(truth, guess))
+    if rows > 1:
+        assert found["r2"] == pytest.approx(sk.r2_score(truth, guess), rel=1e-5)
+
+
+@pytest.mark.parametrize(("metric", "higher"), [("auroc", True), ("rmse", False), ("f1", True)])
+def test_better_is_higher_or_lower_by_the_metric(metric: str, higher: bool) -> None:
+    assert is_better(metric, 0.7, 0.5) == higher
+    assert is_better(metric, 0.5, 0.7) != higher
+    assert not is_better(metric, 0.5, 0.5)
+    assert is_better(metric, 0.5, math.nan)
+    assert not is_better(metric, math.nan, 0.5)

@@ -13,6 +13,7 @@ from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake, Snapshot
 from pipeline.outcome import Outcome
 from pipeline.training import stage
+from pipeline.training.job import choose_device
 from pipeline.training.registry import Registry, load_registered
 from tests.training import examples
 from tests.training.conftest import NewMlflow
@@ -175,11 +176,11 @@ def test_features_that_are_not_there_are_an_error(lake: Lake) -> None:
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match=r"train\.device"):
-        stage.choose_device("cuda")
-    assert stage.choose_device("auto").type == "cpu"
+        choose_device("cuda")
+    assert choose_device("auto").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert stage.choose_device("auto").type == "cuda"
-    assert stage.choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type == "cuda"
+    assert choose_device("cpu").type == "cpu"
 
 
 def test_a_registry_out_of_reach_is_an_error_without_its_password(

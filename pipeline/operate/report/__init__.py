@@ -6,8 +6,13 @@ The modules:
     model.py       the model's run in MLflow: epochs, metrics, provenance
     quality.py     the measures that `clean` left in the table `quality`
     bins.py        histograms by quantiles, and the population stability index
+    truth.py       pairs of predicted and observed, whatever the task
     scores.py      calibration and drift of the scores, aggregated on Spark
+    classes.py     right and wrong by class
+    spread.py      quantiles of an anomaly score
     drift.py       drift of the features, aggregated on Spark
+    wording.py     what the page calls things, by task
+    figures.py     numbers as people read them
     charts.py      coordinates of the charts
     findings.py    what deserves a look, in sentences
     page.py        all of it into the templates

@@ -10,7 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.operate.report.figures import figure
 from pipeline.operate.report.scores import Group
+from pipeline.operate.report.wording import Truth
 
 WIDTH, HEIGHT = 520.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 508.0, 14.0, 212.0
@@ -125,7 +127,7 @@ def line_chart(
     lines = []
     for name, values in series.items():
         places = [
-            Dot(x=x(i), y=y(value), radius=2.6, label=f"{labels[i]}: {name} {value:.4f}")
+            Dot(x=x(i), y=y(value), radius=2.6, label=f"{labels[i]}: {name} {figure(value)}")
             for i, value in enumerate(values)
             if math.isfinite(value)
         ]
@@ -172,14 +174,13 @@ def bar_chart(
         middle = round(LEFT + (i + 0.5) * step, 1)
         x_ticks.append(Tick(at=middle, label=label))
         if math.isfinite(value):
-            told = f"{value:,.0f}" if float(value).is_integer() else f"{value:.4f}"
             bars.append(
                 Bar(
                     x=round(middle - width / 2, 1),
                     y=y(value),
                     width=round(width, 1),
                     height=round(BOTTOM - y(value), 1),
-                    label=f"{label}: {told} {unit}",
+                    label=f"{label}: {figure(value)} {unit}",
                     muted=label in muted,
                 )
             )
@@ -193,29 +194,39 @@ def bar_chart(
     )
 
 
-def calibration_chart(title: str, groups: Sequence[Group]) -> Chart:
-    """Observed rate over predicted score, a dot a bin, as large as its share of the rows."""
+def calibration_chart(
+    title: str, groups: Sequence[Group], truth: Truth, *, mean_score: str
+) -> Chart:
+    """Observed over predicted, a dot a bin, as large as its share of the rows.
+
+    Args:
+        title: What is shown.
+        groups: The bins.
+        truth: What the two sides are; shares are drawn from 0.
+        mean_score: What the predicted side is called.
+    """
     known = [value for group in groups for value in (group.predicted, group.observed)]
-    ticks = nice_ticks(0.0, max(known, default=1.0))
-    x, y = Scale(0, ticks[-1], LEFT, RIGHT), Scale(0, ticks[-1], BOTTOM, TOP)
+    low = 0.0 if truth.share else min(known, default=0.0)
+    ticks = nice_ticks(low, max(known, default=1.0))
+    x, y = Scale(ticks[0], ticks[-1], LEFT, RIGHT), Scale(ticks[0], ticks[-1], BOTTOM, TOP)
     most = max((group.labelled for group in groups), default=1)
     dots = tuple(
         Dot(
             x=x(group.predicted),
             y=y(group.observed),
             radius=round(max(2.5, LARGEST_DOT * math.sqrt(group.labelled / most)), 1),
-            label=f"{group.labelled:,} rows: predicted {group.predicted:.3f}, "
-            f"observed {group.observed:.3f}",
+            label=f"{group.labelled:,} {truth.unit}: predicted {figure(group.predicted)}, "
+            f"observed {figure(group.observed)}",
         )
         for group in groups
     )
     path = "M" + " L".join(f"{dot.x} {dot.y}" for dot in dots) if dots else ""
     return Chart(
         title=title,
-        x_title="mean predicted score",
-        x_ticks=tuple(Tick(at=x(tick), label=_told(tick, ticks)) for tick in ticks),
+        x_title=mean_score,
+        x_ticks=_spaced([Tick(at=x(tick), label=_told(tick, ticks)) for tick in ticks]),
         y_ticks=_y_ticks(ticks, y),
-        lines=(Line(name="observed rate", path=path, dots=dots),),
+        lines=(Line(name=truth.observed, path=path, dots=dots),),
         diagonal=f"M{LEFT} {BOTTOM} L{RIGHT} {TOP}",
     )
 

@@ -65,9 +65,11 @@ def measure_drift(
         spec: Names their columns and words.
 
     Returns:
-        The features, those that moved most first.
+        The numbers and categories, those that moved most first; none of images, tokens and series.
     """
     columns = (*spec.numeric_columns, *spec.categorical_columns)
+    if not columns:
+        return ()
     numbers = len(spec.numeric_columns)
     train, test = (
         sampled(side.dataframe(spark), spec.keys, side.rows)

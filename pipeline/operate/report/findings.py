@@ -10,6 +10,7 @@ from pipeline.operate.report.bins import LARGE, MODERATE
 from pipeline.operate.report.drift import FeatureDrift
 from pipeline.operate.report.inputs import Inputs
 from pipeline.operate.report.scores import Scores
+from pipeline.operate.report.wording import WORDINGS
 
 NAMES_SHOWN = 6
 
@@ -24,7 +25,7 @@ class Finding:
 
 def findings(inputs: Inputs, scores: Scores, drift: Sequence[FeatureDrift]) -> tuple[Finding, ...]:
     """What a reader should not miss, the serious first."""
-    found = [*_stale(inputs), *_rows(inputs), *_scores(scores), *_drift(drift)]
+    found = [*_stale(inputs), *_rows(inputs), *_scores(inputs, scores), *_drift(drift)]
     return tuple(sorted(found, key=lambda finding: finding.level != "serious"))
 
 
@@ -53,12 +54,13 @@ def _rows(inputs: Inputs) -> list[Finding]:
     return found
 
 
-def _scores(scores: Scores) -> list[Finding]:
+def _scores(inputs: Inputs, scores: Scores) -> list[Finding]:
     found: list[Finding] = []
+    told = WORDINGS[inputs.model.task].scores
     for level, low, high in _LEVELS:
         names = [p.group.name for p in scores.after_training if low <= p.psi < high]
         if names:
-            text = f"The scores of {_listed(names)} differ from those of the training periods."
+            text = f"The {told} of {_listed(names)} differ from those of the training periods."
             found.append(Finding(level=level, text=f"{text} {_between(low, high)}"))
     return found
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 
 from pipeline.config import Pipeline
 from pipeline.errors import TableNotFoundError
-from pipeline.features.catalogue import spec_of_hash
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import CLEAN_VERSION
 from pipeline.lake import Lake, Snapshot, fingerprint
@@ -73,8 +72,7 @@ def read_inputs(pipeline: Pipeline, lake: Lake) -> Inputs:
     measures = lake.table("quality").snapshot()
     specs = lake.table("specs").snapshot()
     all_predictions = lake.table("predictions").snapshot()
-    model = trained_model(lake, pipeline.name, pipeline.score.model)
-    spec = spec_of_hash(lake, pipeline.name, model.spec_hash)
+    model, spec = trained_model(lake, pipeline)
     predictions = _of_model(all_predictions, model)
     source_version = predictions.head(1)["source_version"][0].as_py()
     features_table = lake.table(spec.table)

@@ -1,20 +1,22 @@
-"""The run that made a registered model, read from MLflow: nothing is loaded, and no torch."""
+"""The run that made a registered model, read from MLflow; its weights are not loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import reduce
 
+from pipeline.config import METRICS, Pipeline, Task
 from pipeline.errors import ModelError
+from pipeline.features.catalogue import spec_of_hash
+from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake
-from pipeline.training.tracking import import_quietly, open_client, tracking_uri, translated
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+from pipeline.training.metrics import is_better
+from pipeline.training.registry import Registry
+from pipeline.training.tracking import open_client, tracking_uri, translated
 
 _NEEDED_TAGS = ("spec_hash", "features_table", "data_version")
+_LOSS = "train/loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +26,8 @@ class Epoch:
     number: int
     """Counted from 1."""
     train_loss: float
-    validation_log_loss: float
-    validation_auroc: float
+    validation: Mapping[str, float]
+    """The task's metrics by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,9 @@ class TrainedModel:
     spec_hash: str
     features_table: str
     features_version: int
+    task: Task
+    metric: str
+    """Decides which epoch is the best."""
     decision: str
     """How the comparison with the champion came out."""
     settings: Mapping[str, str]
@@ -48,96 +53,78 @@ class TrainedModel:
 
     @property
     def best(self) -> Epoch | None:
-        """The epoch whose weights were kept: the highest AUROC, of equal ones the earliest."""
-        return max(self.epochs, key=lambda epoch: epoch.validation_auroc, default=None)
+        """The epoch whose weights were kept: the best by the metric, of equal ones the earliest."""
+        return reduce(self._better, self.epochs) if self.epochs else None
+
+    def _better(self, one: Epoch, later: Epoch) -> Epoch:
+        values = (epoch.validation[self.metric] for epoch in (later, one))
+        return later if is_better(self.metric, *values) else one
 
 
-def trained_model(lake: Lake, name: str, reference: str) -> TrainedModel:
-    """Reads what MLflow knows of a model.
+def trained_model(lake: Lake, pipeline: Pipeline) -> tuple[TrainedModel, FeatureSpec]:
+    """Reads what MLflow knows of the model that a pipeline scores with, and its features' spec.
 
     Args:
         lake: Where it is registered, unless `MLFLOW_TRACKING_URI` names another place.
-        name: Of the registered model.
-        reference: An alias or a version number.
+        pipeline: Names the model, by alias or version, and the metric.
 
     Raises:
         ModelError: There is none such, or lakestorm did not train it.
+        SpecError: Its spec is not on record.
     """
+    registry = Registry(lake, pipeline.name)
+    number = registry.resolve(pipeline.score.model)
+    found = next(one for one in registry.versions() if one.version == number)
     uri = tracking_uri(lake.root)
-    import_quietly()
     client = open_client(uri, lake.root)
     with translated(uri):
-        version, aliases = _found(client, name, reference)
+        # MLflow's search, which lists versions, leaves their aliases out.
+        version = client.get_model_version(pipeline.name, str(number))
         run_id = str(version.run_id)
         run = client.get_run(run_id)
-        curves = {
-            key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
-            for key in ("train/loss", "validation/log_loss", "validation/auroc")
-        }
     tags = run.data.tags
     missing = [tag for tag in _NEEDED_TAGS if tag not in tags]
     if missing:
         raise ModelError(
-            f"model {name}, version {version.version}",
+            f"model {pipeline.name}, version {number}",
             f"its run has no tag {missing[0]}: lakestorm did not train it",
             "Name a version that lakestorm trained.",
         )
-    return TrainedModel(
-        name=name,
-        version=int(version.version),
-        aliases=aliases,
+    spec = spec_of_hash(lake, pipeline.name, tags["spec_hash"])
+    task = spec.label.task
+    names = METRICS[task]
+    with translated(uri):
+        curves = {
+            key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
+            for key in (_LOSS, *(f"validation/{name}" for name in names))
+        }
+    # The model may be older than the pipeline's present task, and its metric another task's.
+    chosen = pipeline.train.metric
+    model = TrainedModel(
+        name=pipeline.name,
+        version=number,
+        aliases=tuple(sorted(version.aliases)),
         spec_hash=tags["spec_hash"],
         features_table=tags["features_table"],
         features_version=int(tags["data_version"]),
-        decision=version.tags.get("decision", "not compared yet"),
+        task=task,
+        metric=chosen if chosen in names else names[0],
+        decision=found.decision or "not compared yet",
         settings=dict(sorted(run.data.params.items())),
-        epochs=_epochs(*curves.values()),
-        metrics=_final(run.data.metrics),
+        epochs=_epochs(curves, names),
+        metrics=found.metrics,
     )
+    return model, spec
 
 
-def _found(client: MlflowClient, name: str, reference: str) -> tuple[ModelVersion, tuple[str, ...]]:
-    """The version that an alias or a number names, and all its aliases."""
-    aliases = {
-        alias: str(number)
-        for model in client.search_registered_models(f"name='{name}'")
-        for alias, number in model.aliases.items()
-    }
-    versions = {
-        str(found.version): found for found in client.search_model_versions(f"name='{name}'")
-    }
-    wanted = aliases.get(reference, reference)
-    if wanted not in versions or versions[wanted].run_id is None:
-        known = ", ".join([*sorted(aliases), *sorted(versions, key=int)]) or "nothing"
-        raise ModelError(
-            f"model {name}",
-            f"has no version or alias {reference!r} with a run; registered: {known}",
-            "Set score.model to one of these, or train one: lakestorm train.",
-        )
-    own = sorted(alias for alias, number in aliases.items() if number == wanted)
-    return versions[wanted], tuple(own)
-
-
-def _epochs(
-    train_loss: Mapping[int, float], log_loss: Mapping[int, float], auroc: Mapping[int, float]
-) -> tuple[Epoch, ...]:
+def _epochs(curves: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> tuple[Epoch, ...]:
     """The epochs that are logged whole."""
+    whole = set.intersection(*(set(values) for values in curves.values()))
     return tuple(
         Epoch(
             number=step + 1,
-            train_loss=train_loss[step],
-            validation_log_loss=log_loss[step],
-            validation_auroc=auroc[step],
+            train_loss=curves[_LOSS][step],
+            validation={name: curves[f"validation/{name}"][step] for name in names},
         )
-        for step in sorted(train_loss.keys() & log_loss.keys() & auroc.keys())
+        for step in sorted(whole)
     )
-
-
-def _final(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    by_split: dict[str, dict[str, float]] = {}
-    for key, value in sorted(metrics.items()):
-        kind, _, place = key.partition("/")
-        split, _, name = place.partition("/")
-        if kind == "final" and name:
-            by_split.setdefault(split, {})[name] = value
-    return by_split

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.config import METRICS
 from pipeline.features.transform import TEST, TRAIN, VALIDATION
 from pipeline.lake import fingerprint
 from pipeline.operate.report.bins import LARGE, MODERATE
 from pipeline.operate.report.charts import Chart, bar_chart, calibration_chart, line_chart
+from pipeline.operate.report.classes import Confusion
 from pipeline.operate.report.drift import FeatureDrift
+from pipeline.operate.report.figures import count, figure, fixed, moment, percent, signed, size
 from pipeline.operate.report.findings import findings
 from pipeline.operate.report.inputs import Inputs
 from pipeline.operate.report.model import TrainedModel
-from pipeline.operate.report.scores import TENTHS, Group, Scores
+from pipeline.operate.report.scores import TENTHS, Scores
+from pipeline.operate.report.spread import SHARES, Spread
+from pipeline.operate.report.wording import WORDINGS, Truth, Wording, metric_name
 
-UNKNOWN = "–"  # noqa: RUF001  an en dash is what a table shows for no value
+NO_PERIOD = "(none)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,11 @@ class Measured:
 
     scores: Scores
     drift: tuple[FeatureDrift, ...]
+    """Empty where no feature is a number or a category."""
+    classes: Confusion | None = None
+    """For `multiclass`."""
+    spread: Spread | None = None
+    """For `reconstruction`."""
 
 
 def render(inputs: Inputs, measured: Measured, mark: str, written_at: datetime) -> str:
@@ -41,19 +49,30 @@ def render(inputs: Inputs, measured: Measured, mark: str, written_at: datetime) 
         written_at: Time of writing; nothing else on the page depends on when it is made.
     """
     template = _environment().get_template("page.html.j2")
+    scores, spec, words = measured.scores, inputs.spec, WORDINGS[inputs.model.task]
     return template.render(
         inputs=inputs,
         model=inputs.model,
+        metrics=METRICS[inputs.model.task],
+        words=words,
+        truth=words.truth,
         quality=inputs.quality,
-        scores=measured.scores,
+        scores=scores,
+        distance="" if words.truth is None else _distance(scores, words.truth),
         drift=measured.drift,
-        findings=findings(inputs, measured.scores, measured.drift),
+        not_compared=(*spec.image_columns, *spec.token_columns, *spec.series_columns),
+        classes=measured.classes,
+        spread=measured.spread,
+        shares=list(SHARES),
+        findings=findings(inputs, scores, measured.drift),
+        tiles=_tiles(inputs, scores),
         charts={
             **_training_charts(inputs.model),
-            **_calibration_charts(measured.scores),
-            **_drift_charts(measured.scores),
+            **_truth_charts(scores, words),
+            **_drift_charts(scores, words),
+            **_spread_charts(measured.spread),
         },
-        splits=sorted(measured.scores.splits, key=_in_order),
+        splits=sorted(scores.splits, key=lambda group: _in_order(group.name)),
         moderate=MODERATE,
         large=LARGE,
         mark=mark,
@@ -85,124 +104,137 @@ def _environment() -> Environment:
         "count": count,
         "figure": figure,
         "fixed": fixed,
+        "metric_name": metric_name,
         "percent": percent,
+        "signed": signed,
         "size": size,
         "moment": moment,
     }
     return environment
 
 
-def count(value: float) -> str:
-    """A number of rows."""
-    return f"{value:,.0f}"
-
-
-def figure(value: float | None, digits: int = 4) -> str:
-    """A number with so many significant digits; a dash for none."""
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    if decimals > 8:
-        return f"{value:.{digits - 1}e}"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.{decimals}f}"
-
-
-def fixed(value: float | None, decimals: int = 3) -> str:
-    """A number with so many decimals; a dash for none."""
-    if value is None or not math.isfinite(value):
-        return UNKNOWN
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}"  # no -0.00
-
-
-def percent(share: float, decimals: int = 1) -> str:
-    """A share in percent; a dash for none, and never 0 for a little."""
-    if not math.isfinite(share):
-        return UNKNOWN
-    told = f"{share:.{decimals}%}"
-    least = 10.0**-decimals
-    return f"<{least:g}%" if 0 < share * 100 < least / 2 else told
-
-
-def size(bytes_: int) -> str:
-    """Bytes in the unit that suits them."""
-    value = float(bytes_)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if value >= 10 or unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
-
-
-def moment(time: datetime | None) -> str:
-    """A time in UTC to the minute."""
-    return UNKNOWN if time is None else time.strftime("%Y-%m-%d %H:%M")
-
-
-def _in_order(split: Group) -> tuple[int, str]:
+def _in_order(split: str) -> tuple[int, str]:
     """The splits of a model as they are used, then all others."""
     known = (TRAIN, VALIDATION, TEST)
-    return (known.index(split.name) if split.name in known else len(known), split.name)
+    return (known.index(split) if split in known else len(known), split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One figure in large type, and what it is."""
+
+    shown: str
+    name: str
+
+
+def _tiles(inputs: Inputs, scores: Scores) -> list[Tile]:
+    model, words, quality = inputs.model, WORDINGS[inputs.model.task], inputs.quality
+    test = model.metrics.get(TEST, {})
+    named = dict.fromkeys((model.metric, *METRICS[model.task][:2]))
+    tiles = [
+        Tile(shown=figure(test.get(name)), name=f"{metric_name(name)} on test")
+        for name in list(named)[:2]
+    ]
+    if words.truth is not None:
+        told = _distance(scores, words.truth)
+        name = "calibration error on test" if words.truth.share else "distance of the means on test"
+        tiles.append(Tile(shown=told, name=name))
+    psi = f"largest {words.score} PSI after training"
+    return [
+        *tiles,
+        Tile(shown=fixed(scores.psi_after_training), name=psi),
+        Tile(shown=count(quality.clean), name=f"clean rows of {count(quality.raw)} raw"),
+    ]
+
+
+def _distance(scores: Scores, truth: Truth) -> str:
+    error = scores.calibration_error
+    return percent(error) if truth.share else figure(error)
 
 
 def _training_charts(model: TrainedModel) -> dict[str, Chart]:
     labels = [str(epoch.number) for epoch in model.epochs]
     best = model.best
     marked = None if best is None else (model.epochs.index(best), f"kept: epoch {best.number}")
+    twin = WORDINGS[model.task].loss_metric
+
+    def curve(name: str) -> list[float]:
+        return [epoch.validation[name] for epoch in model.epochs]
+
+    losses = {"train (dropout on)": [epoch.train_loss for epoch in model.epochs]}
+    losses |= {} if twin is None else {"validation": curve(twin)}
+    # A metric that is the loss is drawn beside it already.
+    others = [name for name in METRICS[model.task] if name != twin]
+    shown = others if model.metric == twin else [model.metric]
+    names = ", ".join(metric_name(name) for name in shown)
+    metrics = {metric_name(name): curve(name) for name in shown}
+    loss = "Training loss" if twin is None else _capital(metric_name(twin))
     return {
-        "loss": line_chart(
-            "Log-loss by epoch",
-            "epoch",
-            labels,
-            {
-                "train (dropout on)": [epoch.train_loss for epoch in model.epochs],
-                "validation": [epoch.validation_log_loss for epoch in model.epochs],
-            },
-            marked,
-        ),
-        "auroc": line_chart(
-            "Validation AUROC by epoch",
-            "epoch",
-            labels,
-            {"validation": [epoch.validation_auroc for epoch in model.epochs]},
-            marked,
-        ),
+        "loss": line_chart(f"{loss} by epoch", "epoch", labels, losses, marked),
+        "metric": line_chart(f"Validation {names} by epoch", "epoch", labels, metrics, marked),
     }
 
 
-def _calibration_charts(scores: Scores) -> dict[str, Chart]:
+def _truth_charts(scores: Scores, words: Wording) -> dict[str, Chart]:
+    truth = words.truth
+    if truth is None:
+        return {}
     rows = {f"{k / TENTHS:.1f}": 0.0 for k in range(TENTHS)}
     rows |= {group.name: float(group.labelled) for group in scores.calibration}
     return {
-        "calibration": calibration_chart("Observed rate by predicted score", scores.calibration),
-        "tenths": bar_chart("Test rows by score", "score from", rows, unit="rows"),
+        "calibration": calibration_chart(
+            truth.chart, scores.calibration, truth, mean_score=words.mean_score
+        ),
+        "tenths": bar_chart(truth.rows, truth.bins, rows, unit=truth.unit),
     }
 
 
-def _drift_charts(scores: Scores) -> dict[str, Chart]:
-    periods = scores.periods
-    names = [period.group.name or "(none)" for period in periods]
+def _spread_charts(spread: Spread | None) -> dict[str, Chart]:
+    """Of splits those that a model is judged by; of periods what most rows and what few exceed."""
+    if spread is None:
+        return {}
+    splits = [name for name in (TRAIN, VALIDATION, TEST) if name in spread.splits]
+    periods = sorted(spread.periods)
     return {
+        "spread": line_chart(
+            "Quantiles of the anomaly score by split",
+            "share of the rows",
+            list(SHARES),
+            {name: list(spread.splits[name].values()) for name in splits},
+        ),
+        "by_period": line_chart(
+            "Anomaly score by period",
+            "period",
+            [name or NO_PERIOD for name in periods],
+            {
+                share: [spread.periods[name][share] for name in periods]
+                for share in ("median", "95%", "99%")
+            },
+        ),
+    }
+
+
+def _drift_charts(scores: Scores, words: Wording) -> dict[str, Chart]:
+    periods = scores.periods
+    names = [period.group.name or NO_PERIOD for period in periods]
+    charts = {
         "psi": bar_chart(
-            "PSI of the score by period",
+            f"PSI of the {words.score} by period",
             "period",
             dict(zip(names, (period.psi for period in periods), strict=True)),
             unit="PSI",
             muted=[name for name, p in zip(names, periods, strict=True) if p.in_training],
             levels=((MODERATE, f"moderate {MODERATE}"), (LARGE, f"large {LARGE}")),
-        ),
-        "rates": line_chart(
-            "Predicted and observed by period",
-            "period",
-            names,
-            _rates([(p.group.predicted, p.group.observed) for p in periods]),
-        ),
+        )
     }
+    if words.truth is not None:
+        sides = {
+            words.mean_score: [period.group.predicted for period in periods],
+            words.truth.observed: [period.group.observed for period in periods],
+        }
+        charts["by_period"] = line_chart("Predicted and observed by period", "period", names, sides)
+    return charts
 
 
-def _rates(pairs: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
-    return {
-        "mean score": [predicted for predicted, _ in pairs],
-        "observed rate": [observed for _, observed in pairs],
-    }
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

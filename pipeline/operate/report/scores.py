@@ -6,13 +6,15 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.config import Task
 from pipeline.errors import CountError
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import SPLIT, TEST
+from pipeline.features.transform import TEST
 from pipeline.lake import Snapshot
 from pipeline.operate.report.bins import (
     distinct_edges,
@@ -21,29 +23,29 @@ from pipeline.operate.report.bins import (
     sampled,
     with_bands,
 )
+from pipeline.operate.report.truth import ALONE, joined, paired, score_of
 
 TENTHS = 10
-ALONE = "none"
-"""In place of the split of a prediction without features."""
-# float32 cannot tell numbers closer to 1, and a logarithm must not see 0.
-CLOSEST = 1e-7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Scored rows of one split, period, tenth of the score, and bin of the training quantiles."""
+    """Pairs of one split, period, tenth, and bin of the training quantiles of the score."""
 
     split: str
     period: str
     tenth: int
     band: int
     rows: int
+    """Rows whose first pair is here."""
     score_sum: float
+    """Of these rows."""
     labelled: int
-    labelled_score_sum: float
-    label_sum: float
+    """Pairs of which both sides are known."""
+    predicted_sum: float
+    """Of these pairs, as are the next two."""
+    observed_sum: float
     loss_sum: float
-    """Of the labelled rows' log-loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +55,25 @@ class Group:
     name: str
     rows: int
     labelled: int
+    """Those with a label; for `multilabel`, times the labels."""
     mean_score: float
     """Over all rows."""
     predicted: float
-    """Mean score of the labelled rows."""
+    """Mean prediction of the labelled ones."""
     observed: float
-    """Share of class 1 among them."""
-    log_loss: float
-    """Over them."""
+    """Mean label among them: the share of class 1, of rows predicted right, or of a number."""
+    loss: float
+    """Mean over them: log-loss, or the squared error of a number."""
+
+    @property
+    def residual(self) -> float:
+        """How far the predictions lie below what was observed, in the mean."""
+        return self.observed - self.predicted
+
+    @property
+    def rmse(self) -> float:
+        """Root of the mean squared error, where the loss is one."""
+        return math.sqrt(self.loss)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +91,8 @@ class Scores:
     """All that the page says of the scores."""
 
     calibration: tuple[Group, ...]
-    """Tenths of the score among labelled test rows, empty ones left out."""
+    """Labelled test rows by tenth of the probability, or between tenths of the training rows'
+    predicted numbers; empty ones left out."""
     calibration_error: float
     """Mean distance of predicted and observed, weighted by rows; NaN without test rows."""
     splits: tuple[Group, ...]
@@ -116,10 +130,14 @@ def measure_scores(
     Raises:
         CountError: The keys do not name each prediction's features exactly once.
     """
+    task = spec.label.task
     train = predictions.select(**{spec.period_column: train_periods})
-    edges = _edges(train.dataframe(spark), train.rows, spec)
-    frame = labelled(predictions.dataframe(spark), features.dataframe(spark), spec)
-    cells = [Cell(**row.asDict()) for row in aggregated(frame, edges).collect()]
+    found = _training_quantiles(train.dataframe(spark), train.rows, spec)
+    rows_with_truth = joined(predictions.dataframe(spark), features.dataframe(spark), spec)
+    frame = aggregated(
+        paired(rows_with_truth, spec), distinct_edges(found), _tenth(task, found[1::2])
+    )
+    cells = [Cell(**row.asDict()) for row in frame.collect()]
     rows = sum(cell.rows for cell in cells)
     alone = sum(cell.rows for cell in cells if cell.split == ALONE)
     if alone or rows != predictions.rows:
@@ -132,40 +150,9 @@ def measure_scores(
     return summarised(cells, {period or "" for period in train_periods})
 
 
-def labelled(predictions: DataFrame, features: DataFrame, spec: FeatureSpec) -> DataFrame:
-    """Each prediction with its row's label and split.
-
-    Args:
-        predictions: Rows of `predictions`.
-        features: Rows of `features`.
-        spec: Names the columns.
-
-    Returns:
-        Columns `score`, `period`, `label` (null where unknown) and `split` (`ALONE` without).
-    """
-    left = predictions.select(
-        *(F.col(key).alias(f"left{i}") for i, key in enumerate(spec.keys)),
-        F.col("score").cast("double").alias("score"),
-        F.coalesce(F.col(spec.period_column), F.lit("")).alias("period"),
-    )
-    right = features.select(
-        *(F.col(key).alias(f"right{i}") for i, key in enumerate(spec.keys)),
-        F.col(spec.label_column).cast("double").alias("label"),
-        F.col(SPLIT).alias("split"),
-    )
-    same = [F.col(f"left{i}").eqNullSafe(F.col(f"right{i}")) for i in range(len(spec.keys))]
-    joined = left.join(right, same, "left")
-    return joined.select(
-        "score", "period", "label", F.coalesce("split", F.lit(ALONE)).alias("split")
-    )
-
-
-def aggregated(frame: DataFrame, edges: Sequence[float]) -> DataFrame:
-    """The cells of what `labelled` returned: as many rows as there are periods, times a few."""
-    score, label = F.col("score"), F.col("label")
-    has_label = label.isNotNull()
-    safe = F.least(F.greatest(score, F.lit(CLOSEST)), F.lit(1 - CLOSEST))
-    loss = -(label * F.log(safe) + (1 - label) * F.log(1 - safe))
+def aggregated(frame: DataFrame, edges: Sequence[float], tenth: Column) -> DataFrame:
+    """The cells of what `paired` returned: as many rows as there are periods, times a few."""
+    first, known = F.col("first"), F.col("observed").isNotNull()
 
     def total(value: Column) -> Column:
         return F.coalesce(F.sum(value), F.lit(0.0))
@@ -173,20 +160,26 @@ def aggregated(frame: DataFrame, edges: Sequence[float]) -> DataFrame:
     return (
         with_bands(frame, {"score": edges})
         .groupBy(
-            "split",
-            "period",
-            F.least(F.floor(score * TENTHS), F.lit(TENTHS - 1)).cast("int").alias("tenth"),
-            F.col("band_score").cast("int").alias("band"),
+            "split", "period", tenth.alias("tenth"), F.col("band_score").cast("int").alias("band")
         )
         .agg(
-            F.count(F.lit(1)).alias("rows"),
-            total(score).alias("score_sum"),
-            F.count(label).alias("labelled"),
-            total(F.when(has_label, score)).alias("labelled_score_sum"),
-            total(label).alias("label_sum"),
-            total(loss).alias("loss_sum"),
+            F.count_if(first).alias("rows"),
+            total(F.when(first, F.col("score"))).alias("score_sum"),
+            F.count_if(known).alias("labelled"),
+            total(F.when(known, F.col("predicted"))).alias("predicted_sum"),
+            total(F.col("observed")).alias("observed_sum"),
+            total(F.col("loss")).alias("loss_sum"),
         )
     )
+
+
+def _tenth(task: Task, deciles: Sequence[float]) -> Column:
+    """In which of ten groups a pair is judged: by its probability, or its place in training."""
+    predicted = F.col("predicted")
+    if task in ("regression", "reconstruction"):
+        reached = ((predicted >= decile).cast("int") for decile in deciles)
+        return reduce(Column.__add__, reached, F.lit(0))
+    return F.least(F.floor(predicted * TENTHS), F.lit(TENTHS - 1)).cast("int")
 
 
 def summarised(cells: Sequence[Cell], train_periods: Collection[str]) -> Scores:
@@ -214,9 +207,11 @@ def summarised(cells: Sequence[Cell], train_periods: Collection[str]) -> Scores:
     )
 
 
-def _edges(train: DataFrame, rows: int, spec: FeatureSpec) -> tuple[float, ...]:
-    found = sampled(train, spec.keys, rows).agg(quantiles(F.col("score").cast("double"))).first()
-    return distinct_edges(found[0] if found else None)
+def _training_quantiles(train: DataFrame, rows: int, spec: FeatureSpec) -> Sequence[float]:
+    """The 19 inner quantiles of the training periods' scores; none without rows."""
+    score = quantiles(score_of(spec.label.task))
+    found = sampled(train, spec.keys, rows).agg(score).first()
+    return (found[0] if found else None) or ()
 
 
 def _groups(cells: Iterable[Cell], name_of: Callable[[Cell], str]) -> tuple[Group, ...]:
@@ -228,7 +223,7 @@ def _groups(cells: Iterable[Cell], name_of: Callable[[Cell], str]) -> tuple[Grou
 
 def _group(name: str, cells: Sequence[Cell]) -> Group:
     rows = sum(cell.rows for cell in cells)
-    labelled_rows = sum(cell.labelled for cell in cells)
+    labelled = sum(cell.labelled for cell in cells)
 
     def mean(sums: Iterable[float], count: int) -> float:
         return math.fsum(sums) / count if count else math.nan
@@ -236,11 +231,11 @@ def _group(name: str, cells: Sequence[Cell]) -> Group:
     return Group(
         name=name,
         rows=rows,
-        labelled=labelled_rows,
+        labelled=labelled,
         mean_score=mean((cell.score_sum for cell in cells), rows),
-        predicted=mean((cell.labelled_score_sum for cell in cells), labelled_rows),
-        observed=mean((cell.label_sum for cell in cells), labelled_rows),
-        log_loss=mean((cell.loss_sum for cell in cells), labelled_rows),
+        predicted=mean((cell.predicted_sum for cell in cells), labelled),
+        observed=mean((cell.observed_sum for cell in cells), labelled),
+        loss=mean((cell.loss_sum for cell in cells), labelled),
     )
 
 

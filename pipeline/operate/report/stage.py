@@ -16,14 +16,16 @@ from pipeline.config import Pipeline
 from pipeline.errors import LakeError, LakeNotWritableError
 from pipeline.features.transform import TRAIN
 from pipeline.lake import Lake, fingerprint
+from pipeline.operate.report.classes import measure_classes
 from pipeline.operate.report.drift import measure_drift
 from pipeline.operate.report.inputs import Inputs, read_inputs
 from pipeline.operate.report.page import Measured, appearance, render
 from pipeline.operate.report.scores import measure_scores
+from pipeline.operate.report.spread import measure_spread
 from pipeline.outcome import Outcome
 
 FOLDER = "reports"
-ALGORITHM = 1
+ALGORITHM = 2
 """To be raised when the same inputs would give other figures or charts."""
 
 
@@ -65,13 +67,16 @@ def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
 
 
 def _measured(spark: SparkSession, inputs: Inputs) -> Measured:
-    train_periods = inputs.features.select(split={TRAIN}).partitions(inputs.spec.period_column)
+    spec, features = inputs.spec, inputs.features
+    train_periods = features.select(split={TRAIN}).partitions(spec.period_column)
+    tables = (spark, inputs.predictions, features, spec)
+    task = spec.label.task
     try:
         return Measured(
-            scores=measure_scores(
-                spark, inputs.predictions, inputs.features, inputs.spec, train_periods
-            ),
-            drift=measure_drift(spark, inputs.features, inputs.spec),
+            scores=measure_scores(*tables, train_periods),
+            drift=measure_drift(spark, features, spec),
+            classes=measure_classes(*tables) if task == "multiclass" else None,
+            spread=measure_spread(*tables) if task == "reconstruction" else None,
         )
     except (Py4JJavaError, PySparkException) as error:
         raise LakeError(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pipeline.operate.report.page import count, figure, fixed, moment, percent, size
+from pipeline.operate.report.figures import count, figure, fixed, moment, percent, signed, size
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,9 @@ from pipeline.operate.report.page import count, figure, fixed, moment, percent, 
         (fixed(-0.0004), "0.000"),
         (fixed(-0.12345, 2), "-0.12"),
         (fixed(math.nan), "–"),  # noqa: RUF001
+        (signed(0.25), "+0.2500"),
+        (signed(-3.0), "-3"),
+        (signed(0.0), "0"),
         (percent(0.5), "50.0%"),
         (percent(0.0), "0.0%"),
         (percent(1e-6), "<0.1%"),

@@ -1,0 +1,37 @@
+"""Families of networks: what a row looks like in, numbers out.
+
+Every network, also a user's own, is a module `forward(inputs: dict[str, Tensor]) -> Tensor` with
+outputs float [rows, outputs]. Of the inputs each is there where the pipeline has such features:
+
+    numeric      float [rows, n]
+    categorical  int32 [rows, c], ids
+    image        uint8 [rows, height, width] or [rows, height, width, channels]
+    tokens       int32 [rows, longest], ids; 0 is padding
+    series       float [rows, longest]
+    lengths      int64 [rows], of the tokens or the series; a row may have none
+
+There may be no row at all: of several ranks one can be left without in an epoch's last step.
+
+    architecture.py  what a network is, as JSON holds it
+    build.py         from an architecture to a module with fresh weights
+    dense.py         the layers that all families end in, embeddings of categories
+    mlp.py cnn.py rnn.py vae.py custom.py   the families
+    export.py        for other programs; scanned.py recurrent layers for it
+"""
+
+from pipeline.training.networks.architecture import Architecture, Shapes, architecture_of
+from pipeline.training.networks.build import build
+from pipeline.training.networks.dense import weights_type
+from pipeline.training.networks.export import add_export
+from pipeline.training.networks.vae import Vae, rebuilt_from
+
+__all__ = [
+    "Architecture",
+    "Shapes",
+    "Vae",
+    "add_export",
+    "architecture_of",
+    "build",
+    "rebuilt_from",
+    "weights_type",
+]

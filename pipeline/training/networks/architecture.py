@@ -1,0 +1,152 @@
+"""What a network is: its family's settings and the shapes of its inputs, as JSON holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.config import Custom, Model, Vae
+from pipeline.errors import ModelError
+
+Count = Annotated[int, Field(ge=0)]
+Ids = Annotated[int, Field(ge=2)]
+Side = Annotated[int, Field(gt=0)]
+
+
+class Shapes(BaseModel):
+    """What a network is given for a row."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    numeric: Count = 0
+    """Numbers."""
+    cardinalities: tuple[Ids, ...] = ()
+    """Ids of each category; 0 is a missing value, 1 one out of the vocabulary."""
+    image: tuple[Side, ...] = ()
+    """Height and width, then channels if there are several; () without an image."""
+    token_ids: Count = 0
+    """Ids of tokens, the padding's among them; 0 without tokens."""
+    series: bool = False
+    """Whether there is a series of numbers."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if not (self.numeric or self.cardinalities or self.image or self.token_ids or self.series):
+            raise ValueError("no input at all")
+        if len(self.image) not in (0, 2, 3):
+            raise ValueError(f"image {list(self.image)} has neither 2 nor 3 dimensions")
+        return self
+
+
+class Architecture(BaseModel):
+    """All that decides the shapes of a network's weights.
+
+    A user's own class is not named here: a file must not decide which code runs.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: Model
+    """Of the family, as in the pipeline's YAML."""
+    shapes: Shapes
+    outputs: Annotated[int, Field(gt=0)]
+    """Width of what the network gives for a row."""
+
+    @model_validator(mode="after")
+    def _image_survives_the_poolings(self) -> Self:
+        blocks = len(getattr(self.settings, "channels", ()))
+        if self.shapes.image and min(self.shapes.image[:2]) < 2**blocks:
+            raise ValueError(
+                f"settings.channels: {blocks} blocks halve an image of "
+                f"{self.shapes.image[0]} x {self.shapes.image[1]} to nothing; set fewer"
+            )
+        return self
+
+    @property
+    def family(self) -> str:
+        """Such as `mlp`."""
+        return self.settings.family
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON can hold; `from_dict` takes them back."""
+        return self.model_dump(mode="json")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Architecture:
+        """The architecture that `to_dict` was called on.
+
+        Raises:
+            ModelError: A value is missing, unknown, of another type or out of range.
+        """
+        try:
+            found = cls.model_validate(values)
+        except ValidationError as error:
+            raise _refused(error) from error
+        # Pydantic would take 3.0 for 3, and fill in what is missing.
+        if found.to_dict() != values or repr(found.to_dict()) != repr(_sorted_like(found, values)):
+            raise ModelError(
+                "architecture",
+                "a value is missing or of another type than it was saved with",
+                "Use the model's own files as they were saved, or train it again.",
+            )
+        return found
+
+
+def architecture_of(model: Model, shapes: Shapes, outputs: int) -> Architecture:
+    """The network for a pipeline's settings and features.
+
+    Args:
+        model: Section `train.model`.
+        shapes: What a row looks like.
+        outputs: Numbers to predict; an autoencoder gives more, see `Vae.parts`.
+
+    Raises:
+        ModelError: The settings do not fit the shapes.
+    """
+    if isinstance(model, Vae):
+        outputs = rebuilt_width(shapes) + 2 * model.latent
+    try:
+        return Architecture(settings=without_class(model), shapes=shapes, outputs=outputs)
+    except ValidationError as error:
+        raise _refused(error) from error
+
+
+def rebuilt_width(shapes: Shapes) -> int:
+    """Numbers that an autoencoder rebuilds: those of the image, else the numeric features."""
+    return math.prod(shapes.image) if shapes.image else shapes.numeric
+
+
+def without_class(model: Model) -> Model:
+    """The settings, less the user's class."""
+    if not isinstance(model, Custom):
+        return model
+    return model.model_copy(update={"custom": NAMELESS})
+
+
+NAMELESS = "named.in:YAML"
+
+
+def _sorted_like(found: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values in the order of the fields, so that their texts can be compared."""
+
+    def like(one: Any, other: Any) -> Any:
+        if isinstance(one, dict) and isinstance(other, Mapping):
+            return {key: like(one[key], other[key]) for key in one}
+        return list(other) if isinstance(other, tuple) else other
+
+    ordered: dict[str, Any] = like(found.to_dict(), values)
+    return ordered
+
+
+def _refused(error: ValidationError) -> ModelError:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    shown = "" if first["type"] == "value_error" else f" (value: {first['input']!r})"
+    return ModelError(
+        f"architecture, {place}" if place else "architecture",
+        f"{first['msg'].removeprefix('Value error, ')}{shown}",
+        "Use the model's own files as they were saved, or correct train.model and train again.",
+    )

@@ -1,0 +1,86 @@
+"""The layers that most families end in: embeddings beside other numbers, then dense layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Activation
+from pipeline.training.networks.architecture import Shapes
+
+EMBEDDING_DEVIATION = 0.1
+"""Of initial embedding weights: near the scale of the standardised features they stand beside."""
+
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "leaky_relu": nn.LeakyReLU,
+}
+
+
+def embedding_width(cardinality: int, bound: int) -> int:
+    """Width of one categorical column's embedding: `ceil(cardinality ** 0.5)`, at most `bound`.
+
+    Source: the fourth root is the rule of thumb of "Introducing TensorFlow Feature Columns",
+    https://developers.googleblog.com/en/introducing-tensorflow-feature-columns/; vocabularies of a
+    few dozen categories, usual here, would get a width of 2 by it: the square root gives them more,
+    and the bound keeps large ones small.
+    """
+    return min(bound, math.ceil(math.sqrt(cardinality)))
+
+
+class Columns(nn.Module):
+    """The numeric features and an embedding of each category, side by side."""
+
+    def __init__(self, shapes: Shapes, embedding_dimension: int) -> None:
+        super().__init__()
+        sizes = shapes.cardinalities
+        widths = [embedding_width(size, embedding_dimension) for size in sizes]
+        embeddings = [nn.Embedding(size, width) for size, width in zip(sizes, widths, strict=True)]
+        for embedding in embeddings:
+            nn.init.normal_(embedding.weight, std=EMBEDDING_DEVIATION)
+        self.embeddings = nn.ModuleList(embeddings)
+        self.width = shapes.numeric + sum(widths)
+        """Columns that `parts` are wide together."""
+
+    def parts(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """What there is of them, each float [rows, some of the width]."""
+        numeric = [inputs["numeric"]] if "numeric" in inputs else []
+        return numeric + [
+            embedding(inputs["categorical"][:, position])
+            for position, embedding in enumerate(self.embeddings)
+        ]
+
+
+def scaled(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """An image of bytes as numbers from 0 to 1."""
+    return image.to(dtype) / 255
+
+
+def weights_type(network: nn.Module) -> torch.dtype:
+    """The type of a network's weights, which its inputs must have; float32 where it has none."""
+    return next((weight.dtype for weight in network.parameters()), torch.float32)
+
+
+def dense_layers(
+    width: int, hidden: Sequence[int], outputs: int, activation: Activation, dropout: float = 0.0
+) -> nn.Sequential:
+    """Hidden layers with activation and dropout, then a linear one: [rows, width] to outputs."""
+    layers: list[nn.Module] = []
+    for units in hidden:
+        layers += [nn.Linear(width, units), ACTIVATIONS[activation]()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        width = units
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
+
+
+def beside(parts: Sequence[Tensor]) -> Tensor:
+    """Parts [rows, some] -> [rows, all]; one part as it is."""
+    return torch.cat(list(parts), dim=1) if len(parts) > 1 else parts[0]

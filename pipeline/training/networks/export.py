@@ -1,0 +1,71 @@
+"""The network for other programs, by torch.export: they need no lakestorm, only torch.
+
+lakestorm itself never loads it: its own files hold numbers only.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from pipeline.training.networks.architecture import Architecture, Shapes
+from pipeline.training.networks.custom import example_inputs
+from pipeline.training.networks.rnn import Rnn
+from pipeline.training.networks.scanned import Scanned
+
+log = logging.getLogger(__name__)
+
+EXPORT_FILE = "network.pt2"
+_ROWS, _LONGEST = 4, 7
+
+
+def add_export(folder: Path, module: nn.Module, architecture: Architecture) -> bool:
+    """Writes `network.pt2` into a model's folder: any number of rows, sequences of any length.
+
+    Args:
+        folder: Of the model; exists.
+        module: The network in evaluation mode, on the CPU.
+        architecture: What it is.
+
+    Returns:
+        Whether it could be exported; a user's own network may not, and is then only warned of.
+    """
+    inputs = example_inputs(architecture.shapes, _ROWS, _LONGEST)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own use of what it is about to drop
+            program = torch.export.export(
+                _exportable(module),
+                (inputs,),
+                dynamic_shapes=(_dynamic(inputs, architecture.shapes),),
+            )
+            torch.export.save(program, folder / EXPORT_FILE)
+    except Exception:
+        if architecture.family != "custom":
+            raise
+        log.warning("the network cannot be exported by torch.export", exc_info=True)
+        return False
+    return True
+
+
+def _exportable(module: nn.Module) -> nn.Module:
+    """The network, or a copy of it whose recurrent layer export can keep."""
+    if not isinstance(module, Rnn):
+        return module
+    module = copy.deepcopy(module)
+    module.recurrent = Scanned(module.recurrent)  # type: ignore[assignment]
+    return module
+
+
+def _dynamic(inputs: dict[str, Tensor], shapes: Shapes) -> dict[str, Any]:
+    """Which dimensions may be of any size."""
+    rows, longest = Dim("rows", min=1), Dim("longest", min=1)
+    names = {"tokens", "series"} if shapes.token_ids or shapes.series else set()
+    return {name: {0: rows, 1: longest} if name in names else {0: rows} for name in inputs}
