@@ -2,10 +2,19 @@
 
 The modules:
 
-    model.py       architectures, and the networks built from them
+    job.py         one training, as it was asked for
+    launch.py      starts the ranks, by torchrun or by Spark, and starts them again
+    worker.py      what each rank runs
+    causes.py      what ended a rank, and the first cause among many
+    guard.py       a request to stop, and a watch over progress
+    ranks.py       the processes that train together, and how they agree
+    networks/      families of networks, built from an architecture
+    objective.py   loss, evidence and predictions of each task
+    metrics.py     metrics of each task, exact over a split and all ranks
+    optimiser.py   optimisers by name
+    schedule.py    the learning rate over the steps
     splits.py      a split of the features as batches on a device, by the stream
     loop.py        epochs, early stopping, resuming to the same curve
-    metrics.py     AUROC, log-loss and accuracy, exact over a split
     checkpoint.py  a run's state on disk, whole at any moment
     bundle.py      a model's folder: weights, architecture, spec
     tracking.py    how MLflow is opened
