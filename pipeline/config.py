@@ -345,8 +345,8 @@ FAMILIES: dict[str, type[Settings]] = {
 
 
 def _family_of(model: Any) -> str:
-    given = model.get("family", "mlp") if isinstance(model, dict) else model.family
-    return str(given)
+    given = model.get("family") if isinstance(model, dict) else getattr(model, "family", None)
+    return str(given or "mlp")
 
 
 Model = Annotated[

@@ -19,6 +19,7 @@ SMALL = (
     "source.sample=null",
     "train.epochs=1",
     "train.stream_workers=1",
+    "train.max_restarts=0",  # in this process: starting another takes seconds
     "features.rows_per_row_group=500",
     "features.categorical.model.minimum_count=20",
 )

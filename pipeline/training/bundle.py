@@ -4,6 +4,7 @@
     model.json            architecture, task, spec hash, features table and version, SHA-256
     spec.json             the fitted feature spec
     network.pt2           the network for other programs, which lakestorm does not read
+    network.pt2.sha256    its SHA-256; both are there or neither
 
 Loading runs no code of these files: safetensors holds numbers only, the rest is JSON. A damaged,
 foreign or mixed-up folder is refused.
@@ -24,10 +25,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from pipeline.config import METRICS, Task
+from pipeline.config import LOSSES, METRICS, Task
 from pipeline.errors import LakestormError, ModelError
 from pipeline.features.spec import FeatureSpec
 from pipeline.training.networks import Architecture, build
+from pipeline.training.networks.export import EXPORT_DIGEST_FILE, EXPORT_FILE
 
 FORMAT_VERSION = 2
 WEIGHTS_FILE = "weights.safetensors"
@@ -72,7 +74,10 @@ class Facts:
         wrong += [] if type(values.get("features_version")) is int else ["features_version"]
         wrong += [] if isinstance(values.get("architecture"), dict) else ["architecture"]
         wrong += sorted(set(values) - {"architecture", "features_version", *_TEXTS, *lists})
-        wrong += [] if "task" in wrong or values["task"] in METRICS else ["task"]
+        if not wrong and values["task"] not in METRICS:
+            wrong = ["task"]
+        elif not wrong and values["loss"] not in LOSSES[values["task"]]:
+            wrong = ["loss"]
         if wrong:
             raise ModelError(
                 f"{FACTS_FILE}, {wrong[0]}",
@@ -146,6 +151,7 @@ def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
         raise ModelError(f"{folder}: {error.where}", error.problem, error.remedy) from error
     spec = _read_spec(folder / SPEC_FILE)
     _require_same_spec(folder, spec, facts)
+    _require_whole_export(folder)
     return Bundle(module=_read_module(folder, facts, digest, custom), spec=spec, facts=facts)
 
 
@@ -159,7 +165,8 @@ def _read_module(folder: Path, facts: Facts, digest: object, custom: str | None)
         module = _empty(facts, custom)
         types = {name: tensor.dtype for name, tensor in module.state_dict().items()}
         module.load_state_dict(tensors, strict=True, assign=True)
-    except (SafetensorError, RuntimeError) as error:
+    # Sizes that no tensor can have are TypeErrors and OverflowErrors to torch.
+    except (SafetensorError, RuntimeError, TypeError, OverflowError) as error:
         raise _damaged(path, " ".join(str(error).split())) from error
     if any(tensors[name].dtype != expected for name, expected in types.items()):
         raise _damaged(path, "its numbers are of another type than the network's")
@@ -174,6 +181,15 @@ def _empty(facts: Facts, custom: str | None) -> nn.Module:
     # On the meta device nothing is allocated before the shapes are known to agree.
     with torch.device("meta"):
         return build(facts.architecture)
+
+
+def _require_whole_export(folder: Path) -> None:
+    """That the export, if there is one, is the one that was saved."""
+    path, digest_path = folder / EXPORT_FILE, folder / EXPORT_DIGEST_FILE
+    if path.exists() or digest_path.exists():
+        line = f"{hashlib.sha256(_read_bytes(path)).hexdigest()}  {EXPORT_FILE}\n"
+        if _read_bytes(digest_path) != line.encode():
+            raise _damaged(path, f"its SHA-256 is not the one in {EXPORT_DIGEST_FILE}")
 
 
 def _is_list_of_texts(value: object) -> bool:
@@ -191,7 +207,7 @@ def _read_spec(path: Path) -> FeatureSpec:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(_read_bytes(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise _damaged(path, "not a JSON object")

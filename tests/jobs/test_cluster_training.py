@@ -48,6 +48,7 @@ def train(master: str, lake: Path, plan: Path) -> dict[str, Any]:
         f"lake={lake}",
         *SMALL,
         "train.epochs=2",
+        "train.max_restarts=2",
         "train.rows_per_batch=256",
         "train.checkpoint_every_steps=5",
     ]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from pipeline.config import Cnn, Custom, Model, Rnn, Vae
 from pipeline.errors import ModelError
 from pipeline.training.bundle import load_bundle, save_bundle
-from pipeline.training.networks import build
+from pipeline.training.networks import Shapes, add_export, architecture_of, build
+from pipeline.training.networks.custom import example_inputs
 from tests.training import examples
 
 SPEC = examples.spec()
@@ -45,6 +49,66 @@ def test_a_saved_model_gives_the_same_outputs_without_dropout(folder: Path) -> N
     inputs = {"numeric": numeric, "categorical": categorical}
     assert torch.equal(bundle.module(inputs), original(inputs))
     assert (bundle.facts, bundle.spec) == (FACTS, SPEC)
+
+
+FAMILIES: dict[str, tuple[Model, Shapes]] = {
+    "cnn": (Cnn(family="cnn", channels=(2,), hidden=(), batch_norm=True), Shapes(image=(4, 5))),
+    "rnn": (Rnn(family="rnn", units=3), Shapes(token_ids=7)),
+    "vae": (Vae(family="vae", hidden=(3,), latent=2), Shapes(numeric=4)),
+    "custom": (
+        Custom(family="custom", custom=f"{__name__}:Own", settings={"units": 3, "share": 0.5}),
+        Shapes(numeric=2),
+    ),
+}
+
+
+class Own(nn.Module):
+    def __init__(self, shapes: Shapes, outputs: int, units: int, share: float) -> None:
+        super().__init__()
+        dropout = nn.Dropout(share)
+        self.layers = nn.Sequential(
+            nn.Linear(shapes.numeric, units), dropout, nn.Linear(units, outputs)
+        )
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        outputs: Tensor = self.layers(inputs["numeric"])
+        return outputs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_survives_its_folder(tmp_path: Path, family: str) -> None:
+    model, shapes = FAMILIES[family]
+    custom = getattr(model, "custom", None)
+    facts = replace(FACTS, architecture=architecture_of(model, shapes, 2))
+    original = build(facts.architecture, 1, custom).eval()
+    save_bundle(tmp_path, original.state_dict(), facts, SPEC)
+    assert __name__ not in (tmp_path / "model.json").read_text()
+    bundle = load_bundle(tmp_path, custom)
+    assert bundle.facts == facts
+    inputs = example_inputs(shapes, 5)
+    assert torch.equal(bundle.module(inputs), original(inputs))
+    if custom is not None:
+        with pytest.raises(ModelError, match=r"train\.model\.custom"):
+            load_bundle(tmp_path)
+
+
+def test_an_export_that_is_not_the_saved_one_is_refused(folder: Path) -> None:
+    add_export(folder, build(ARCHITECTURE, 1).eval(), ARCHITECTURE)
+    path, digest = folder / "network.pt2", folder / "network.pt2.sha256"
+    whole, line = path.read_bytes(), digest.read_text()
+    assert line.split() == [hashlib.sha256(whole).hexdigest(), "network.pt2"]
+    for content in (whole[:-1], b"", whole[:100] + bytes([whole[100] ^ 1]) + whole[101:]):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"network\.pt2: is damaged"):
+            load_bundle(folder)
+    path.write_bytes(whole)
+    load_bundle(folder)
+    for one in (path, digest):
+        content = one.read_bytes()
+        one.unlink()
+        with pytest.raises(ModelError, match=one.name):
+            load_bundle(folder)
+        one.write_bytes(content)
 
 
 @settings(
@@ -106,11 +170,15 @@ def test_another_spec_is_refused_when_saving_and_when_loading(folder: Path) -> N
         ({"classes": "ab"}, "classes"),
         ({"task": "guess"}, "task"),
         ({"loss": 1}, "loss"),
+        ({"loss": "mse"}, "loss"),
+        ({"task": []}, "task"),
         ({"code": "import os"}, "code"),
         ({"architecture": []}, "architecture"),
         ({"architecture": described(hidden=[5])}, "weights"),
         ({"architecture": described(hidden=[10**9, 10**9])}, "weights"),
         ({"architecture": described(family="x")}, "settings"),
+        ({"architecture": described(hidden=[10**30])}, "weights"),
+        ({"architecture": {**described(), "settings": 3}}, "settings"),
     ],
 )
 def test_facts_that_do_not_fit_are_refused(
@@ -121,7 +189,7 @@ def test_facts_that_do_not_fit_are_refused(
         load_bundle(folder)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "{", "\x00"])
+@pytest.mark.parametrize("text", ["[]", "null", "{", "\x00", "[" * 100_000])
 def test_facts_that_are_no_json_object_are_refused(folder: Path, text: str) -> None:
     (folder / "model.json").write_text(text)
     with pytest.raises(ModelError, match=r"model\.json"):

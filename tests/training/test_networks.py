@@ -198,15 +198,22 @@ def test_an_autoencoder_samples_only_when_it_is_asked_to() -> None:
     [
         (("settings", "family"), "os.system", "settings"),
         (("settings", "hidden"), [0], "hidden"),
-        (("settings", "hidden"), [3.0], None),
+        (("settings", "hidden"), [3.0], "hidden.0"),
+        (("settings", "hidden"), [True], "hidden.0"),
+        (("settings", "hidden"), [2, 2.0], "hidden.1"),
         (("settings", "hidden"), "8", "hidden"),
         (("settings", "dropout"), 1.0, "dropout"),
         (("settings", "dropout"), float("nan"), "dropout"),
         (("settings", "surprise"), 1, "surprise"),
-        (("settings", "hidden"), ..., None),
+        (("settings", "hidden"), ..., "hidden"),
         (("shapes", "numeric"), -1, "numeric"),
-        (("shapes", "numeric"), True, None),
-        (("shapes", "numeric"), "3", None),
+        (("settings", "dropout"), 0, "dropout"),
+        (("settings",), [], "settings"),
+        (("settings",), ..., "settings"),
+        (("shapes", "numeric"), True, "shapes.numeric"),
+        (("shapes", "numeric"), "3", "shapes.numeric"),
+        (("shapes", "series"), 0, "shapes.series"),
+        (("shapes", "series"), True, "none that mlp reads"),
         (("shapes", "cardinalities"), [1], "cardinalities"),
         (("shapes", "cardinalities"), None, "cardinalities"),
         (("shapes", "image"), [4], "image"),
@@ -231,6 +238,75 @@ def test_an_impossible_value_is_refused(path: tuple[str, ...], value: Any, named
 def test_more_poolings_than_an_image_has_sides_for_are_refused() -> None:
     with pytest.raises(ModelError, match=r"4 blocks halve an image of 12 x 10 to nothing"):
         architecture_of(Cnn(family="cnn", channels=(2, 2, 2, 2)), IMAGE, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "shapes"),
+    [
+        (Cnn(family="cnn"), DENSE),
+        (Rnn(family="rnn"), DENSE),
+        (Rnn(family="rnn"), Shapes(token_ids=5, series=True)),
+        (Rnn(family="rnn"), Shapes(series=True, image=(4, 4))),
+        (Vae(family="vae"), TOKENS),
+    ],
+)
+def test_inputs_that_a_family_does_not_read_are_refused(model: Model, shapes: Shapes) -> None:
+    with pytest.raises(ModelError, match=f"none that {model.family} reads"):
+        architecture_of(model, shapes, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "section", "key", "value"),
+    [
+        ("vae of numbers", "settings", "latent", 3),
+        ("vae of numbers", "shapes", "numeric", 6),
+        ("gru of tokens", "settings", "layers", 10**30),
+    ],
+)
+def test_a_file_cannot_ask_for_a_network_that_is_none(
+    name: str, section: str, key: str, value: int
+) -> None:
+    described = architecture(name).to_dict()
+    described[section][key] = value
+    with pytest.raises(ModelError, match=r"outputs|layers"):
+        Architecture.from_dict(described)
+
+
+# --- learning -------------------------------------------------------------------------------------
+
+
+def loss_of(described: Architecture, outputs: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+    """Of rebuilding, or of telling which rows are in the first half."""
+    if not isinstance(described.settings, Vae):
+        labels = (torch.arange(len(outputs)) < len(outputs) // 2).to(outputs.dtype)
+        return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], labels)
+    rebuilt = networks.Vae.parts(outputs, described.settings.latent).rebuilt
+    return nn.functional.mse_loss(rebuilt, rebuilt_from(inputs, rebuilt.dtype))
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if EVERY[name][0] != Mlp(hidden=())])
+@pytest.mark.parametrize("precision", [torch.float32, torch.float64, torch.bfloat16])
+def test_every_family_learns_a_few_rows_by_heart(name: str, precision: torch.dtype) -> None:
+    described = architecture(name)
+    torch.manual_seed(0)
+    # Evaluation mode: neither dropout nor samples hide whether the gradients lead down.
+    module, inputs = build(described, 3).eval(), random_inputs(described.shapes, 12, seed=1)
+    if "lengths" in inputs:
+        inputs["lengths"].clamp_(min=2)
+    if precision == torch.float64:
+        module = module.double()
+        inputs = {k: v.double() if v.is_floating_point() else v for k, v in inputs.items()}
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.03)
+    losses = []
+    for _ in range(60):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            outputs = module(inputs)
+        loss = loss_of(described, outputs.to(torch.promote_types(precision, torch.float32)), inputs)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
 
 
 # --- export ---------------------------------------------------------------------------------------
@@ -262,6 +338,22 @@ class Own(nn.Module):
         return outputs
 
 
+class Normed(Own):
+    def __init__(self, shapes: Shapes, outputs: int) -> None:
+        super().__init__(shapes, outputs)
+        self.norm = nn.BatchNorm1d(shapes.numeric)
+
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        outputs: Tensor = self.layer(self.norm(inputs["numeric"]))
+        return outputs
+
+
+class Branching(Own):
+    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
+        outputs = super().forward(inputs)
+        return -outputs if outputs.sum().item() > 0 else outputs
+
+
 class Narrow(Own):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         return super().forward(inputs)[:, 0]
@@ -286,6 +378,44 @@ def test_a_network_of_the_users_own_is_built_by_the_name_in_the_yaml() -> None:
     module = own(f"{HERE}:Own", scale=2.0)
     assert type(module).__name__ == "Own"
     assert module(random_inputs(Shapes(numeric=2), 5)).shape == (5, OUTPUTS)
+
+
+def test_trying_a_network_leaves_it_fresh() -> None:
+    module = own(f"{HERE}:Normed")
+    assert module.training
+    assert (module.norm.num_batches_tracked, module.norm.running_var.unique()) == (0, 1)  # type: ignore[union-attr, operator]
+    assert all(weight.grad is None for weight in module.parameters())
+
+
+def test_a_network_that_cannot_be_exported_is_only_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Custom(family="custom", custom=f"{HERE}:Branching")
+    described = architecture_of(model, Shapes(numeric=2), OUTPUTS)
+    assert not add_export(tmp_path, build(described, 0, model.custom).eval(), described)
+    assert not list(tmp_path.iterdir())
+    [record] = [one for one in caplog.records if one.name == "pipeline.training.networks.export"]
+    assert "torch.export cannot export the network" in record.getMessage()
+    assert record.exc_info is None
+
+
+def test_a_file_must_not_name_the_class() -> None:
+    model = Custom(family="custom", custom=f"{HERE}:Own")
+    described = architecture_of(model, Shapes(numeric=2), OUTPUTS).to_dict()
+    described["settings"]["custom"] = f"{HERE}:Own"
+    with pytest.raises(ModelError, match="must not stand in a file"):
+        Architecture.from_dict(described)
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "raise SystemExit(3)", "def"])
+def test_a_module_that_cannot_be_imported_is_one_clear_error(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"own_network_{len(code)}"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"^train\.model\.custom: "):
+        own(f"{name}:Own")
 
 
 def test_no_file_says_which_class_of_the_users_own_it_needs() -> None:

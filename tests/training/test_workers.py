@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from pipeline.lake import Lake
+from pipeline.training import causes
 from pipeline.training.job import Job
 from pipeline.training.loop import evaluate, fitted_of
 from pipeline.training.networks import build
@@ -47,6 +48,7 @@ def job_of(lake: Lake, seed: int = 5, **how: Any) -> Job:
 def told(job: Job, workers: int, pipe: Path, kill_after: int | None = None) -> Iterator[str]:
     """Runs a job by torchrun; yields each step's line. Kills all its processes after some."""
     job.folder.mkdir(parents=True, exist_ok=True)
+    causes.clear(job.folder)  # as the driver does before it launches
     if not pipe.exists():
         os.mkfifo(pipe)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]

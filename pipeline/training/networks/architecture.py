@@ -8,12 +8,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.config import Custom, Model, Vae
+from pipeline.config import Custom, Model, Rnn, Vae
 from pipeline.errors import ModelError
 
 Count = Annotated[int, Field(ge=0)]
 Ids = Annotated[int, Field(ge=2)]
 Side = Annotated[int, Field(gt=0)]
+MOST_LAYERS = 1_000
+"""Recurrent layers: a file that asks for a million must not hang who reads it."""
 
 
 class Shapes(BaseModel):
@@ -65,6 +67,22 @@ class Architecture(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _family_can_be_built(self) -> Self:
+        sequences = bool(self.shapes.token_ids) + self.shapes.series
+        wanted = {"cnn": bool(self.shapes.image), "rnn": sequences == 1 and not self.shapes.image}
+        if not wanted.get(self.family, self.family == "custom" or not sequences):
+            raise ValueError(f"shapes: {self.shapes!r} are none that {self.family} reads")
+        if isinstance(self.settings, Vae):
+            width = rebuilt_width(self.shapes) + 2 * self.settings.latent
+            if self.outputs != width:
+                raise ValueError(f"outputs: {self.outputs} is not {width}, as the shapes have it")
+        if isinstance(self.settings, Rnn) and self.settings.layers > MOST_LAYERS:
+            raise ValueError(f"settings.layers: {self.settings.layers} are over {MOST_LAYERS}")
+        if isinstance(self.settings, Custom) and self.settings.custom != NAMELESS:
+            raise ValueError(f"settings.custom: {self.settings.custom!r} must not stand in a file")
+        return self
+
     @property
     def family(self) -> str:
         """Such as `mlp`."""
@@ -81,15 +99,18 @@ class Architecture(BaseModel):
         Raises:
             ModelError: A value is missing, unknown, of another type or out of range.
         """
-        try:
-            found = cls.model_validate(values)
-        except ValidationError as error:
-            raise _refused(error) from error
-        # Pydantic would take 3.0 for 3, and fill in what is missing.
-        if found.to_dict() != values or repr(found.to_dict()) != repr(_sorted_like(found, values)):
+        # Config looks for the family before it looks whether this is a dict.
+        wrong = None if isinstance(values.get("settings"), dict) else "settings"
+        if wrong is None:
+            try:
+                found = cls.model_validate(values)
+            except ValidationError as error:
+                raise _refused(error) from error
+            wrong = _first_difference(found.to_dict(), values)
+        if wrong is not None:
             raise ModelError(
-                "architecture",
-                "a value is missing or of another type than it was saved with",
+                f"architecture, {wrong}",
+                "is missing or of another type than it was saved with",
                 "Use the model's own files as they were saved, or train it again.",
             )
         return found
@@ -129,16 +150,20 @@ def without_class(model: Model) -> Model:
 NAMELESS = "named.in:YAML"
 
 
-def _sorted_like(found: Architecture, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values in the order of the fields, so that their texts can be compared."""
-
-    def like(one: Any, other: Any) -> Any:
-        if isinstance(one, dict) and isinstance(other, Mapping):
-            return {key: like(one[key], other[key]) for key in one}
-        return list(other) if isinstance(other, tuple) else other
-
-    ordered: dict[str, Any] = like(found.to_dict(), values)
-    return ordered
+def _first_difference(found: Any, given: Any, path: str = "") -> str | None:
+    """Where the checked values are not the given ones: Pydantic takes 3.0 for 3, fills gaps."""
+    if isinstance(found, dict) and isinstance(given, Mapping):
+        below = [(key, value, given.get(key, ...)) for key, value in found.items()]
+    elif isinstance(found, list) and isinstance(given, list):
+        below = [(str(i), *both) for i, both in enumerate(zip(found, given, strict=True))]
+    else:
+        # Texts, for which 1, 1.0 and True are three, and nan is nan.
+        return None if repr(found) == repr(given) else path
+    for key, value, other in below:
+        place = _first_difference(value, other, f"{path}.{key}".lstrip("."))
+        if place is not None:
+            return place
+    return None
 
 
 def _refused(error: ValidationError) -> ModelError:

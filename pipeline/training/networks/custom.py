@@ -32,17 +32,20 @@ def custom_network(
     module_name, _, class_name = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    # The user's own code may raise anything, and a script may even leave.
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             _SETTING,
-            f"{name}: {error}",
+            f"{name}: {type(error).__name__}: {' '.join(str(error).split())}",
             "Name a class that Python finds: install its package, or set PYTHONPATH.",
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ConfigError(_SETTING, f"{name} is no torch.nn.Module", "Derive it from nn.Module.")
     try:
         module = kind(shapes=shapes, outputs=outputs, **settings)
-        found = module(example_inputs(shapes, rows=2))
+        # In evaluation mode: a batch norm would take the example's zeros into its running mean.
+        with torch.no_grad():
+            found = module.eval()(example_inputs(shapes, rows=2))
     except Exception as error:  # the user's own code may raise anything
         raise ConfigError(
             _SETTING,
@@ -51,7 +54,7 @@ def custom_network(
             "of tensors, see docs/training.md.",
         ) from error
     _require_outputs(name, found, outputs)
-    return module
+    return module.train()
 
 
 def _require_outputs(name: str, found: Any, outputs: int) -> None:

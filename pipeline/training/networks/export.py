@@ -6,6 +6,7 @@ lakestorm itself never loads it: its own files hold numbers only.
 from __future__ import annotations
 
 import copy
+import hashlib
 import logging
 import warnings
 from pathlib import Path
@@ -18,11 +19,12 @@ from torch.export import Dim
 from pipeline.training.networks.architecture import Architecture, Shapes
 from pipeline.training.networks.custom import example_inputs
 from pipeline.training.networks.rnn import Rnn
-from pipeline.training.networks.scanned import Scanned
 
 log = logging.getLogger(__name__)
 
 EXPORT_FILE = "network.pt2"
+EXPORT_DIGEST_FILE = "network.pt2.sha256"
+"""Its SHA-256, as `sha256sum --check` reads it."""
 _ROWS, _LONGEST = 4, 7
 
 
@@ -35,7 +37,8 @@ def add_export(folder: Path, module: nn.Module, architecture: Architecture) -> b
         architecture: What it is.
 
     Returns:
-        Whether it could be exported; a user's own network may not, and is then only warned of.
+        Whether it could be exported. If not, it is only warned of: a user's own network need not
+        be exportable, and no training is worth losing for a file that lakestorm does not read.
     """
     inputs = example_inputs(architecture.shapes, _ROWS, _LONGEST)
     try:
@@ -47,11 +50,13 @@ def add_export(folder: Path, module: nn.Module, architecture: Architecture) -> b
                 dynamic_shapes=(_dynamic(inputs, architecture.shapes),),
             )
             torch.export.save(program, folder / EXPORT_FILE)
-    except Exception:
-        if architecture.family != "custom":
-            raise
-        log.warning("the network cannot be exported by torch.export", exc_info=True)
+    except Exception as error:  # noqa: BLE001 - torch.export raises what it likes
+        (folder / EXPORT_FILE).unlink(missing_ok=True)
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        log.warning("no %s: torch.export cannot export the network: %s", EXPORT_FILE, why)
         return False
+    digest = hashlib.sha256((folder / EXPORT_FILE).read_bytes()).hexdigest()
+    (folder / EXPORT_DIGEST_FILE).write_text(f"{digest}  {EXPORT_FILE}\n", encoding="ascii")
     return True
 
 
@@ -59,6 +64,9 @@ def _exportable(module: nn.Module) -> nn.Module:
     """The network, or a copy of it whose recurrent layer export can keep."""
     if not isinstance(module, Rnn):
         return module
+    # Imported only here: it needs a part of torch that may move.
+    from pipeline.training.networks.scanned import Scanned
+
     module = copy.deepcopy(module)
     module.recurrent = Scanned(module.recurrent)  # type: ignore[assignment]
     return module
