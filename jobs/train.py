@@ -1,6 +1,6 @@
 """`features` to a registered model.
 
-spark-submit [--master URL] jobs/train.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+spark-submit [--master URL] jobs/train.py PIPELINE.yaml [--workers N] [--set A.B=VALUE] [--json]
 """
 
 import sys

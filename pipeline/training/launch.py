@@ -30,7 +30,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from pipeline.errors import ConfigError, StoppedError, WorkerLostError
 from pipeline.training import causes, worker
 from pipeline.training.job import Job, choose_device
-from pipeline.training.ranks import Ranks
+from pipeline.training.ranks import STORE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -78,17 +78,20 @@ def run_job(job: Job, spark: SparkSession | None = None) -> None:
 
 def _on_this_machine(path: Path, workers: int) -> Mapping[int, int] | None:
     """Runs all ranks once; returns None if they finished, else who was seen to end first."""
-    store = path.with_name("rendezvous")
-    store.unlink(missing_ok=True)
+    # The agent and the ranks meet in files: torch's own store listens on every interface.
+    meeting, ranks_meeting = path.with_name("agents.store"), path.with_name("ranks.store")
+    for store in (meeting, ranks_meeting):
+        store.unlink(missing_ok=True)
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    os.environ[STORE] = str(ranks_meeting)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=workers,
         run_id=path.parent.name,
         max_restarts=0,
-        # A file, so that no port is opened to the network.
         rdzv_backend="c10d",
-        rdzv_endpoint=str(store),
+        rdzv_endpoint=str(meeting),
         rdzv_configs={"store_type": "file"},
         local_addr="localhost",
         shutdown_timeout=_LEAVE_SECONDS,

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+STORE = "LAKESTORM_RANKS_STORE"
+"""Environment variable: the file in which the ranks of one machine find each other."""
 _START_SECONDS = 300
 """That the ranks of a busy machine may differ by in their start."""
 
@@ -82,9 +84,13 @@ def joined(device: torch.device, hang_seconds: float) -> Iterator[Ranks]:
     if world_size == 1:
         yield Ranks(device=device)
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    store = os.environ.get(STORE)
     distributed.init_process_group(
-        backend, timeout=timedelta(seconds=hang_seconds + _START_SECONDS)
+        "nccl" if device.type == "cuda" else "gloo",
+        init_method=f"file://{store}" if store else "env://",
+        rank=int(os.environ["RANK"]),
+        world_size=world_size,
+        timeout=timedelta(seconds=hang_seconds + _START_SECONDS),
     )
     try:
         yield Ranks(
