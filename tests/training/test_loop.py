@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.config import Mlp, Train
+from pipeline.config import Mlp, Model, Train
 from pipeline.errors import StoppedError, TrainingError
 from pipeline.stream import Stream
 from pipeline.training.checkpoint import CheckpointFolder
@@ -72,8 +72,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     return made
 
 
-def network() -> torch.nn.Module:
-    return build(architecture_of(SETTINGS.model, shapes_of(SPEC), 1), seed=3)
+def network(model: Model = SETTINGS.model) -> torch.nn.Module:
+    return build(architecture_of(model, shapes_of(SPEC), 1), seed=3)
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def run(
     progress = Interrupting(after)
     with streams(files) as (train, validation), progress:
         fitted = fit(
-            network(),
+            network(changes.get("model", SETTINGS.model)),
             train,
             validation,
             setting_of(folder, progress, **changes),
@@ -189,6 +189,59 @@ def test_asked_to_stop_it_writes_a_checkpoint_and_goes_on_from_there(
     fitted, rest = run(files, tmp_path)
     assert rest.steps == undisturbed[1] - 23
     assert same(fitted, undisturbed[0])
+
+
+def test_a_batch_taken_in_parts_gives_the_same_gradient(
+    files: dict[str, list[str]], tmp_path: Path
+) -> None:
+    exact: dict[str, Any] = {
+        "model": Mlp(hidden=(8,), embedding_dimension=3),
+        "precision": "float64",
+        "epochs": 1,
+    }
+    whole, parts = (
+        run(files, tmp_path / str(count), accumulate=count, **exact)[0] for count in (1, 5)
+    )
+    assert whole.history[0].train_loss == pytest.approx(parts.history[0].train_loss, rel=1e-9)
+    for name, weight in whole.weights.items():
+        assert weight.dtype == torch.float64
+        torch.testing.assert_close(weight, parts.weights[name], rtol=1e-7, atol=1e-9)
+
+
+def test_a_long_gradient_is_shortened(files: dict[str, list[str]], tmp_path: Path) -> None:
+    # Plain descent: no weight goes further in a step than the rate times the longest gradient.
+    plain: dict[str, Any] = {
+        "optimiser": "sgd",
+        "momentum": 0.0,
+        "weight_decay": 0.0,
+        "learning_rate": 1.0,
+    }
+    start = network().state_dict()
+    fitted, progress = run(files, tmp_path, epochs=1, clip_norm=1e-4, **plain)
+    moved = sum((fitted.weights[name] - start[name]).square().sum() for name in start)
+    assert 0 < float(moved) ** 0.5 <= progress.steps * 1e-4 * 1.001
+
+
+# What torch.compile calls, torch is about to drop.
+of_torch_itself = pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"optimiser": "sgd", "learning_rate": 0.1},
+        {"optimiser": "adam", "schedule": "cosine", "warmup_steps": 5},
+        {"schedule": "one_cycle"},
+        pytest.param({"compile": True}, marks=[pytest.mark.long, of_torch_itself]),
+    ],
+)
+def test_every_way_of_training_learns(
+    files: dict[str, list[str]], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    fitted, _ = run(files, tmp_path, **changes)
+    assert fitted.history[-1].train_loss < fitted.history[0].train_loss
+    assert fitted.best.validation.values["auroc"] > 0.75
 
 
 def test_the_callers_random_numbers_are_left_alone(
