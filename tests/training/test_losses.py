@@ -85,6 +85,7 @@ def undisturbed(filled: Lake, tmp_path: Path) -> Lake:
     return lake
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_is_started_again_and_nothing_is_different(
     filled: Lake, undisturbed: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
