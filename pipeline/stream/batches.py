@@ -119,13 +119,17 @@ class BatchAssembler:
 
 def _dense(held: npt.NDArray[Any], spec: TensorSpec, begin: int, counts: list[int]) -> torch.Tensor:
     """Returns a step's rows of a tensor, [rows, ...]; never memory that the window uses again."""
-    if spec.by_column:
-        # [columns, shards, rows of a cell] -> n x [columns, rows of a shard] -> [columns, rows]
-        cells = [held[:, place, begin : begin + rows] for place, rows in enumerate(counts)]
-        return torch.from_numpy(np.concatenate(cells, axis=1)).T
-    # [shards, rows of a cell, ...] -> n x [rows of a shard, ...] -> [rows, ...]
-    cells = [held[place, begin : begin + rows] for place, rows in enumerate(counts)]
-    return torch.from_numpy(np.concatenate(cells))
+    # [shards, rows of a cell, ...], or [columns, shards, rows of a cell] by column
+    axis = 1 if spec.by_column else 0
+    every: tuple[Any, ...] = (slice(None),) * axis
+    if min(counts) == max(counts):
+        # One copy: for each, NumPy lets go of the interpreter, and waits to have it back.
+        cut = held[(*every, slice(None), slice(begin, begin + counts[0]))].copy()
+        rows = cut.reshape(*cut.shape[:axis], -1, *cut.shape[axis + 2 :])
+    else:
+        cells = [held[(*every, place, slice(begin, begin + n))] for place, n in enumerate(counts)]
+        rows = np.concatenate(cells, axis=axis)
+    return torch.from_numpy(rows.T if spec.by_column else rows)
 
 
 def _ragged(window: Window, name: str, begin: int, counts: list[int]) -> pa.Array:

@@ -15,7 +15,7 @@ from pipeline.stream.worker import Placed
 
 
 class EpochReader:
-    """Yields the batches of a plan; its threads start with the first and end with the last.
+    """Yields the batches of a plan; its threads start before the first and end with the last.
 
     While the batches of one window are given out, the next is being filled, and no more.
 
@@ -49,6 +49,11 @@ class EpochReader:
         self._reader: PlanReader | None = None
         self._placed = 0
 
+    def start(self) -> None:
+        """Starts to fill the first two windows, unless that has begun already."""
+        if self.plan.items and self._reader is None:
+            self._reader = PlanReader(self._snapshot, self.plan.items, self._pool)
+
     def __iter__(self) -> Iterator[Batch]:
         """Yields the batches of the steps `plan.first_step` to `plan.steps` - 1.
 
@@ -57,8 +62,7 @@ class EpochReader:
             NullValueError: A dense column holds a null.
             StreamError: The reader ended before the plan did.
         """
-        if self.plan.items:
-            self._reader = PlanReader(self._snapshot, self.plan.items, self._pool)
+        self.start()
         yield from BatchAssembler(
             self.plan, self._settings, self._layout, self._windows, self._fill
         )

@@ -115,6 +115,7 @@ class Stream(IterableDataset[Batch]):
         self._settings = _bounded(asked, shuffle_window_bytes, self._files)
         self._snapshot_digest = _digest(files, self._files.row_counts)
         self._reader: EpochReader | None = None
+        self._ahead: EpochReader | None = None  # the same, while none of its batches is asked for
         self._position: tuple[int, int] | None = None
         self._resume_at: tuple[int, int] | None = None
         self._warn_of_few_row_groups()
@@ -154,15 +155,26 @@ class Stream(IterableDataset[Batch]):
             NullValueError: A dense column holds a null.
         """
         first_step = self._take_resume_step(epoch)
-        self.close()
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or (ahead.plan.epoch, ahead.plan.first_step) != (epoch, first_step):
+            self.close()
+            ahead = self._open(epoch, first_step)
         self._position = (epoch, first_step)
-        self._reader = EpochReader(
-            self._plan(epoch, first_step),
-            settings=self._settings,
-            files=self._files,
-            workers_count=self._workers_count,
-        )
-        return self._deliver(self._reader)
+        self._reader = ahead
+        return self._deliver(ahead)
+
+    def read_ahead(self, epoch: int) -> None:
+        """Starts to read an epoch from its beginning, while something else is being done.
+
+        Its batches, asked for next by `epoch`, then need not be waited for. Ends the epoch that is
+        being read; where the stream is does not change.
+
+        Args:
+            epoch: Which epoch, from 0.
+        """
+        self.close()
+        self._reader = self._ahead = self._open(epoch, 0)
+        self._ahead.start()
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of the epoch that a loaded state is in, else the next epoch.
@@ -225,7 +237,7 @@ class Stream(IterableDataset[Batch]):
 
     def close(self) -> None:
         """Ends the epoch that is being read; no thread is left, and no file open."""
-        reader, self._reader = self._reader, None
+        reader, self._reader, self._ahead = self._reader, None, None
         if reader is not None:
             reader.close()
 
@@ -239,6 +251,14 @@ class Stream(IterableDataset[Batch]):
         _traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _open(self, epoch: int, first_step: int) -> EpochReader:
+        return EpochReader(
+            self._plan(epoch, first_step),
+            settings=self._settings,
+            files=self._files,
+            workers_count=self._workers_count,
+        )
 
     def _plan(self, epoch: int, first_step: int) -> EpochPlan:
         return plan_epoch(

@@ -248,6 +248,9 @@ class _Run:
                 self._stop(self._stream.state_dict())
             if due.checkpoint or here.step % self._settings.checkpoint_every_steps == 0:
                 self._checkpoint(self._stream.state_dict())
+        if here.epoch + 1 < self._settings.epochs:
+            # While this epoch is measured.
+            self._stream.read_ahead(here.epoch + 1)
 
     def evaluate(self, validation: Stream) -> Metrics:
         """Measures the validation split; a request to stop is heard between its batches."""

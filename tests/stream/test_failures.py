@@ -159,6 +159,25 @@ def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]) -> N
     assert stream_threads() <= before
 
 
+def test_an_epoch_that_fails_while_it_is_read_ahead_says_so_when_it_is_asked_for(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = stream_threads()
+
+    def broken(*_args: Any):
+        raise ZeroDivisionError("decoder")
+
+    monkeypatch.setattr(RowGroups, "whole", broken)
+    stream = Stream(files, IDS, rows_per_batch=8)
+    stream.read_ahead(0)
+    with pytest.raises(RowGroupError, match="ZeroDivisionError: decoder"):
+        drain(stream.epoch(0))
+    assert stream_threads() <= before
+    stream.read_ahead(1)
+    stream.close()
+    assert stream_threads() <= before
+
+
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt])
 def test_an_exception_in_the_consumer_leaves_no_thread(
     files: list[str], kind: type[BaseException]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -129,6 +130,43 @@ def test_resuming_continues_with_what_was_not_delivered_also_with_other_ranks(
         state = state_after(files, stop, **chosen)
         for world_size in (1, 2, 4):
             assert resumed_steps(files, state, world_size, **chosen) == expected[stop:]
+
+
+def test_an_epoch_that_was_read_ahead_is_the_same_and_is_waiting(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen: dict[str, Any] = {"rows_per_batch": 64, "seed": 3, "shuffle_window_rows": 256}
+    placed, process = threading.Semaphore(0), RowGroupWorker.process
+
+    def counted(self: Any, **item: Any):
+        process(self, **item)
+        placed.release()
+
+    monkeypatch.setattr(RowGroupWorker, "process", counted)
+    with Stream(files, IDS, **chosen) as stream:
+        found = [ids_of(batch) for batch in stream.epoch(0)]
+        state = stream.state_dict()
+        while placed.acquire(blocking=False):
+            pass
+        stream.read_ahead(1)
+        assert placed.acquire(timeout=60)  # before anything is asked for
+        assert stream.state_dict() == state
+        found += [ids_of(batch) for batch in stream.epoch(1)]
+        assert stream.state_dict()["epoch"] == 1
+        # Another epoch than the one that was read ahead, and one that was never asked for.
+        stream.read_ahead(3)
+        found += [ids_of(batch) for batch in stream.epoch(2)]
+        stream.read_ahead(3)
+    assert found == [ids for epoch in range(3) for ids in epoch_ids(files, epoch, **chosen)]
+
+
+def test_a_state_goes_before_what_was_read_ahead(files: list[str]) -> None:
+    chosen: dict[str, Any] = {"rows_per_batch": 64, "seed": 3}
+    with Stream(files, IDS, **chosen) as stream:
+        stream.load_state_dict(state_after(files, 5, **chosen))
+        stream.read_ahead(0)
+        found = [ids_of(batch) for batch in stream.epoch(0)]
+    assert found == epoch_ids(files, **chosen)[5:]
 
 
 def test_resuming_does_not_read_what_is_skipped(
