@@ -15,7 +15,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -82,8 +83,12 @@ def _on_this_machine(path: Path, workers: int) -> Mapping[int, int] | None:
     meeting, ranks_meeting = path.with_name("agents.store"), path.with_name("ranks.store")
     for store in (meeting, ranks_meeting):
         store.unlink(missing_ok=True)
-    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-    os.environ[STORE] = str(ranks_meeting)
+    for_ranks = {
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        STORE: str(ranks_meeting),
+        # DDP's warning that `find_unused_parameters` costs a little: it is wanted, see loop.py.
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+    }
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -96,10 +101,9 @@ def _on_this_machine(path: Path, workers: int) -> Mapping[int, int] | None:
         local_addr="localhost",
         shutdown_timeout=_LEAVE_SECONDS,
     )
-    # DDP's warning that `find_unused_parameters` costs a little: it is wanted, see loop.py.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        elastic_launch(config, sys.executable)("-m", "pipeline.training.worker", str(path))
+        with _environment(for_ranks):
+            elastic_launch(config, sys.executable)("-m", "pipeline.training.worker", str(path))
     except ChildFailedError as error:
         return {rank: failure.exitcode for rank, failure in error.failures.items()}
     except SignalException as error:
@@ -109,6 +113,18 @@ def _on_this_machine(path: Path, workers: int) -> Mapping[int, int] | None:
             "Start it again: it goes on from its newest checkpoint.",
         ) from error
     return None
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for processes that are started within; gone afterwards."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _on_spark(spark: SparkSession, path: Path, workers: int) -> Mapping[int, int] | None:

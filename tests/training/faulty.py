@@ -46,7 +46,10 @@ class Faulty(nn.Module):
         here = plan["rank"] == int(os.environ.get("RANK", "0")) and self._steps == plan["step"]
         if not here or plan["times"] == 0:
             return None
-        self._plan.write_text(json.dumps({**plan, "times": plan["times"] - 1}))
+        # Renamed into place: another rank may be reading it.
+        partial = self._plan.with_suffix(".partial")
+        partial.write_text(json.dumps({**plan, "times": plan["times"] - 1}))
+        partial.replace(self._plan)
         return str(plan["how"])
 
 

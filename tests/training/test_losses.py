@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,9 @@ def undisturbed(filled: Lake, tmp_path: Path) -> Lake:
 def test_a_worker_that_is_killed_is_started_again_and_nothing_is_different(
     filled: Lake, undisturbed: Lake, caplog: pytest.LogCaptureFixture
 ) -> None:
+    environment = dict(os.environ)
     train(filled, {"how": "kill", "step": 8})
+    assert dict(os.environ) == environment
     assert "rank 1: was ended by SIGKILL" in caplog.text
     assert "Restart 1 of 1" in caplog.text
     assert_same(filled, undisturbed)
