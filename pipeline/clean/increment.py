@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -43,11 +44,13 @@ from pipeline.clean.stage import (
     outcome_of,
     refuse_failed_rules,
 )
-from pipeline.clean.supersede import against, corrected, quarantined, remaining
+from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, LakeError, LakestormError, SourceError
 from pipeline.lake import COUNTS, RUN, Lake, Snapshot, Table, Transaction, commit, fingerprint
 from pipeline.outcome import Outcome
+
+log = logging.getLogger(__name__)
 
 SETTINGS = "lakestorm.clean_settings"
 _FILES_SCHEMA = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
@@ -225,13 +228,10 @@ class _Increment:
     def _take(self, paths: set[str], number: int) -> None:
         found = Found.of(self._pipeline)
         new = [file for file in found.subject if file.path in paths]
-        if len(new) != len(paths):
-            raise SourceError(
-                "source.path",
-                f"{len(paths) - len(new)} of {len(paths)} new files are gone, or are not to be "
-                "read by their names",
-                "Deliver them again under names without leading _ or . characters.",
-            )
+        for gone in sorted(paths - {file.path for file in new}):
+            log.warning("%s is gone before any row of it was read", gone)
+        if not new:
+            return
         own = self._tables["clean"].last_note(WRITER) == self._app
         before = self._tables["clean"].snapshot() if own else None
         batch = _Batch(number, Found(new, found.rights), before)
@@ -243,8 +243,9 @@ class _Increment:
     def _refuse_changed_files(self) -> None:
         """A file is read once; what is written into it afterwards would never be seen."""
         present = {file.path: file for file in Found.of(self._pipeline).subject}
-        for path, milliseconds in _files_read(self._checkpoint):
-            file = present.get(path)
+        done = self._tables["clean"].transaction_version(self._app)
+        for path, milliseconds, batch in _files_read(self._checkpoint):
+            file = present.get(path) if done is not None and batch <= done else None
             if file is not None and file.modified_ns // 1_000_000 != milliseconds:
                 raise SourceError(
                     f"file {path}",
@@ -287,18 +288,16 @@ class _Merge:
         good = observed_columns(
             accepted(self._spark, pipeline, rows, batch.found.rights), of_columns
         )
-        gone_rows, periods = 0, set[str | None]()
-        if merging and before is not None and dedupe is not None:
+        periods = set[str | None]()
+        gone_rows = corrections(rows).count() if merging else 0
+        if gone_rows and before is not None and dedupe is not None:
             present = before.dataframe(self._spark)
             gone = self._keep(corrected(rows, present, dedupe), kept)
-            # How many and of which periods, no rows.
-            by_period = gone.groupBy(self._period).count().collect()
-            periods = {row[self._period] for row in by_period}
-            gone_rows = sum(row["count"] for row in by_period)
+            # The names of periods, no rows.
+            periods = {row[0] for row in gone.select(self._period).distinct().collect()}
             bad = bad.unionByName(quarantined(gone, self._contract, f"clean@{before.version}"))
-            if periods:
-                touched = before.select(**{self._period: periods}).dataframe(self._spark)
-                good = good.unionByName(remaining(rows, touched, dedupe))
+            touched = before.select(**{self._period: periods}).dataframe(self._spark)
+            good = good.unionByName(remaining(rows, touched, dedupe))
         good = arranged(good, pipeline)
         create_tables(pipeline, self._tables, clean=good, quarantine=bad)
         with (
@@ -334,7 +333,9 @@ class _Merge:
                 replace="all" if anew else None,
                 notes=notes,
             )
-            measures = quality_rows(counts, of_columns.get, run, datetime.now(UTC))
+            # Without any row, none may have passed by the observer.
+            of_clean = of_columns.get if counts.clean else {}
+            measures = quality_rows(counts, of_clean, run, datetime.now(UTC))
             commit(
                 self._tables["quality"],
                 measure.write_arrow(measures),
@@ -395,10 +396,10 @@ def _local(uri: str) -> str:
     return unquote(urlsplit(uri).path)
 
 
-def _files_read(checkpoint: Path) -> Iterator[tuple[str, int]]:
-    """Files that the query has read, with their time of change in ms, by Spark's own log."""
+def _files_read(checkpoint: Path) -> Iterator[tuple[str, int, int]]:
+    """Files that the query found, their time of change in ms and their batch, by Spark's log."""
     log = checkpoint / "sources" / "0"
     for part in sorted(log.glob("[0-9]*")) if log.is_dir() else ():
         for line in part.read_text().splitlines()[1:]:  # the first names the format's version
             entry: dict[str, Any] = json.loads(line)
-            yield _local(entry["path"]), int(entry["timestamp"])
+            yield _local(entry["path"]), int(entry["timestamp"]), int(entry["batchId"])

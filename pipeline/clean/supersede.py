@@ -55,14 +55,19 @@ def against(judged: DataFrame, present: DataFrame, dedupe: Dedupe) -> DataFrame:
     ).drop("_rival", *renamed.columns)
 
 
+def corrections(judged: DataFrame) -> DataFrame:
+    """The accepted rows that take the place of others."""
+    return judged.where((F.col(VERDICT) == CLEAN) & F.col(CORRECTS))
+
+
 def corrected(judged: DataFrame, present: DataFrame, dedupe: Dedupe) -> DataFrame:
     """The rows of `clean` whose place new ones take."""
-    return _semi(present, _corrections(judged, dedupe), dedupe, "left_semi")
+    return _semi(present, corrections(judged).select(*dedupe.keys), dedupe, "left_semi")
 
 
 def remaining(judged: DataFrame, present: DataFrame, dedupe: Dedupe) -> DataFrame:
     """The rows of `clean` that stay."""
-    return _semi(present, _corrections(judged, dedupe), dedupe, "left_anti")
+    return _semi(present, corrections(judged).select(*dedupe.keys), dedupe, "left_anti")
 
 
 def quarantined(gone: DataFrame, contract: list[str], origin: str) -> DataFrame:
@@ -80,10 +85,6 @@ def quarantined(gone: DataFrame, contract: list[str], origin: str) -> DataFrame:
         as_json(contract).alias("row"),
         F.lit(None).cast("string").alias("unreadable"),
     )
-
-
-def _corrections(judged: DataFrame, dedupe: Dedupe) -> DataFrame:
-    return judged.where((F.col(VERDICT) == CLEAN) & F.col(CORRECTS)).select(*dedupe.keys)
 
 
 def _semi(rows: DataFrame, keys: DataFrame, dedupe: Dedupe, how: str) -> DataFrame:
