@@ -6,6 +6,7 @@ version (`snapshot.py`). A crash at any moment leaves the table as it was.
 """
 
 from pipeline.lake.attempt import Attempt
+from pipeline.lake.changes import Changes, changes
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
 from pipeline.lake.root import Lake
@@ -18,12 +19,14 @@ __all__ = [
     "RUN",
     "Attempt",
     "Between",
+    "Changes",
     "Committed",
     "DataFile",
     "Lake",
     "Snapshot",
     "Table",
     "Transaction",
+    "changes",
     "commit",
     "data_file",
     "fingerprint",
