@@ -8,6 +8,7 @@ is made of another one follows from the commits of both (`backlog.py`).
 
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.backlog import Backlog, backlog
+from pipeline.lake.changes import Changes, changes
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
 from pipeline.lake.root import Lake
@@ -21,6 +22,7 @@ __all__ = [
     "Attempt",
     "Backlog",
     "Between",
+    "Changes",
     "Committed",
     "DataFile",
     "Lake",
@@ -29,6 +31,7 @@ __all__ = [
     "Table",
     "Transaction",
     "backlog",
+    "changes",
     "commit",
     "data_file",
     "fingerprint",

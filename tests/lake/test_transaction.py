@@ -23,7 +23,7 @@ from pipeline.errors import (
     TableNotFoundError,
     UnsupportedTableError,
 )
-from pipeline.lake import Between, DataFile, Lake, Table, Transaction, commit, data_file
+from pipeline.lake import Between, DataFile, Lake, Since, Table, Transaction, commit, data_file
 from pipeline.lake.files import partition_folder
 
 SCHEMA = pa.schema([("id", pa.int64()), ("p", pa.string())])
