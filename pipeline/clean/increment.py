@@ -13,7 +13,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,7 @@ from pipeline.clean.quality import (
     observed_verdicts,
     quality_rows,
 )
-from pipeline.clean.raw import ENDINGS, rows_by_footers
+from pipeline.clean.raw import ENDINGS, RawFile, rows_by_footers
 from pipeline.clean.stage import (
     WRITER,
     Found,
@@ -53,6 +53,9 @@ from pipeline.outcome import Outcome
 log = logging.getLogger(__name__)
 
 SETTINGS = "lakestorm.clean_settings"
+MENDED = "lakestorm.mended_files"
+"""Commits note under this key files that were written again after Spark found them, and before any
+row of them was committed: path to time of change in ms."""
 _FILES_SCHEMA = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 # Spark would leave out, without a word, what is a week older than the newest file it has seen.
 _ANY_AGE = "36500d"
@@ -144,7 +147,10 @@ class _Increment:
         self._fault: BaseException | None = None
         self._settings = fingerprint(
             contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
-            settings=pipeline.clean.model_dump(mode="json"),
+            # Not where the files lie: a lake may be moved.
+            settings=pipeline.clean.model_dump(
+                mode="json", exclude={"joins": {name: {"path"} for name in pipeline.clean.joins}}
+            ),
         )
         self.files = 0
         self.rows = 0
@@ -235,18 +241,31 @@ class _Increment:
         own = self._tables["clean"].last_note(WRITER) == self._app
         before = self._tables["clean"].snapshot() if own else None
         batch = _Batch(number, Found(new, found.rights), before)
+        notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new)}
         self.rows += _Merge(self._spark, self._pipeline, self._tables, batch).commit(
-            self._app, self._settings
+            self._app, notes
         )
         self.files += len(new)
+
+    def _mended(self, files: Sequence[RawFile]) -> dict[str, str]:
+        found = {path: time for path, time, _ in _files_found(self._checkpoint)}
+        mended = {
+            file.path: _milliseconds(file)
+            for file in files
+            if found.get(file.path, _milliseconds(file)) != _milliseconds(file)
+        }
+        return {MENDED: json.dumps(mended)} if mended else {}
 
     def _refuse_changed_files(self) -> None:
         """A file is read once; what is written into it afterwards would never be seen."""
         present = {file.path: file for file in Found.of(self._pipeline).subject}
+        mended: dict[str, int] = {}
+        for entry in reversed(self._tables["clean"].history()):
+            mended |= json.loads(entry.get(MENDED, "{}"))
         done = self._tables["clean"].transaction_version(self._app)
-        for path, milliseconds, batch in _files_read(self._checkpoint):
+        for path, milliseconds, batch in _files_found(self._checkpoint):
             file = present.get(path) if done is not None and batch <= done else None
-            if file is not None and file.modified_ns // 1_000_000 != milliseconds:
+            if file is not None and _milliseconds(file) != mended.get(path, milliseconds):
                 raise SourceError(
                     f"file {path}",
                     "was changed after it was read",
@@ -265,16 +284,16 @@ class _Merge:
         self._contract = list(pipeline.source.columns)
         self._period = pipeline.clean.period.column
 
-    def commit(self, app: str, settings: str) -> int:
-        """Writes and commits the batch; its raw rows."""
+    def commit(self, app: str, notes: Mapping[str, str]) -> int:
+        """Writes and commits the batch with these notes; its raw rows."""
         kept: list[DataFrame] = []
         try:
-            return self._commit(app, settings, kept)
+            return self._commit(app, notes, kept)
         finally:
             for frame in kept:
                 frame.unpersist()
 
-    def _commit(self, app: str, settings: str, kept: list[DataFrame]) -> int:
+    def _commit(self, app: str, notes: Mapping[str, str], kept: list[DataFrame]) -> int:
         pipeline, batch, before = self._pipeline, self._batch, self._batch.before
         dedupe = pipeline.clean.dedupe
         of_rows, of_columns = Observation(), Observation()
@@ -319,9 +338,8 @@ class _Merge:
             run = f"{app}/{batch.number}"
             transaction = Transaction(app, batch.number)
             notes = {
+                **notes,
                 RUN: run,
-                WRITER: app,
-                SETTINGS: settings,
                 COUNTS: json.dumps(self._totals(count_notes(counts), gone_rows)),
             }
             anew = before is None
@@ -396,7 +414,12 @@ def _local(uri: str) -> str:
     return unquote(urlsplit(uri).path)
 
 
-def _files_read(checkpoint: Path) -> Iterator[tuple[str, int, int]]:
+def _milliseconds(file: RawFile) -> int:
+    """When it was changed, as Spark counts."""
+    return file.modified_ns // 1_000_000
+
+
+def _files_found(checkpoint: Path) -> Iterator[tuple[str, int, int]]:
     """Files that the query found, their time of change in ms and their batch, by Spark's log."""
     log = checkpoint / "sources" / "0"
     for part in sorted(log.glob("[0-9]*")) if log.is_dir() else ():

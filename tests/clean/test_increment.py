@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from pipeline import lake as lake_module
 from pipeline.clean import increment
 from pipeline.clean.increment import clean_increment
 from pipeline.clean.stage import clean
@@ -155,7 +156,7 @@ def test_a_batch_that_is_stopped_anywhere_comes_again_and_counts_once(
     deliver(root, "first", DELIVERIES["first"])
     clean_increment(spark, pipeline, lake)
     deliver(root, "corrections", DELIVERIES["corrections"])
-    commit = increment.commit
+    commit = lake_module.commit
 
     def stopping(table: Any, *given: Any, **named: Any):
         if table.name == stopped_at:
@@ -166,7 +167,7 @@ def test_a_batch_that_is_stopped_anywhere_comes_again_and_counts_once(
         return done
 
     monkeypatch.setattr(increment, "commit", stopping)
-    with pytest.raises(SourceError, match="nothing was committed|Mend the cause"):
+    with pytest.raises(SourceError, match="nothing was committed"):
         clean_increment(spark, pipeline, lake)
     monkeypatch.undo()
     clean_increment(spark, pipeline, lake)

@@ -74,10 +74,8 @@ def test_a_commit_that_builds_upon_what_another_has_moved_is_refused(tmp_path: P
     upon = Since("job", 3)
     files = staged(table, {"a": [2]})
     commit(table, files, transaction=Transaction("job", 5), since=upon)
-    with pytest.raises(CommitConflictError, match="job was at 3 .* and is at 5 now"):
-        commit(
-            table, staged(table, {"a": [2, 3]}), transaction=Transaction("job", 6), since=upon
-        )
+    with pytest.raises(CommitConflictError, match=r"job was at 3 .* and is at 5 now"):
+        commit(table, staged(table, {"a": [2, 3]}), transaction=Transaction("job", 6), since=upon)
     with pytest.raises(CommitConflictError, match="was at None"):
         commit(table, staged(table, {"a": [4]}), replace=[("a",)], since=Since("job", None))
     assert content(table) == Counter([(1, "a"), (2, "a")])
@@ -87,15 +85,21 @@ def test_an_error_removes_an_attempts_files_only_while_no_commit_may_have_them(
     tmp_path: Path,
 ) -> None:
     table, other = new_table(tmp_path / "one"), new_table(tmp_path / "two")
-    with pytest.raises(CommitConflictError), table.attempt() as first, other.attempt() as second:
-        for attempt in (first, second):
-            folder = Path(attempt.table_root, attempt.folder, "p=a")
-            folder.mkdir(parents=True)
-            pq.write_table(pa.table({"id": pa.array([1], pa.int64())}), folder / "x.parquet")
-        commit(table, first.files(), attempt=first)
-        commit(other, second.files(), attempt=second, since=Since("job", 1))
+    attempts = [table.attempt(), other.attempt()]
+
+    def work() -> None:
+        with attempts[0] as first, attempts[1] as second:
+            for attempt in (first, second):
+                folder = Path(attempt.table_root, attempt.folder, "p=a")
+                folder.mkdir(parents=True)
+                pq.write_table(pa.table({"id": pa.array([1], pa.int64())}), folder / "x.parquet")
+            commit(table, first.files(), attempt=first)
+            commit(other, second.files(), attempt=second, since=Since("job", 1))
+
+    with pytest.raises(CommitConflictError):
+        work()
     assert content(table) == Counter([(1, "a")])
-    assert not Path(other.root, second.folder).exists()
+    assert not Path(other.root, attempts[1].folder).exists()
 
 
 def test_a_pinned_version_stays(tmp_path: Path) -> None:
