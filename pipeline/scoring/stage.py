@@ -28,11 +28,10 @@ from pipeline.outcome import Outcome
 from pipeline.scoring.models import Scorer, scorers
 from pipeline.scoring.periods import Span, periods_of
 from pipeline.scoring.plan import ScoreTask, plan_tasks
+from pipeline.scoring.reached import PREDICTIONS, scoring_app
 from pipeline.scoring.task import Job, Target, pack, prediction_columns, score_tasks
 from pipeline.training.bundle import Bundle
 from pipeline.training.job import custom_class
-
-PREDICTIONS = "predictions"
 
 
 @dataclass(frozen=True)
@@ -99,12 +98,6 @@ def score(
     )
 
 
-def scored_version(lake: Lake, scorer_name: str, version: int, features: Snapshot) -> int | None:
-    """The version of its features up to which a model has scored all rows."""
-    app = f"{_app(scorer_name, version)}/{features.table_id}"
-    return lake.table(PREDICTIONS).transaction_version(app)
-
-
 def predictions_schema(features: Snapshot, bundle: Bundle) -> pa.Schema:
     """Columns of `predictions`: keys, what the model says, provenance, partition columns."""
     spec = bundle.spec
@@ -137,10 +130,6 @@ def require_own_spec(table: Table, bundle: Bundle) -> None:
         )
 
 
-def _app(name: str, version: int) -> str:
-    return f"score/{name}@{version}"
-
-
 def _score_spec(
     spark: SparkSession,
     pipeline: Pipeline,
@@ -171,7 +160,7 @@ def _lacking(
         _Work(
             scorer,
             backlog(
-                _app(scorer.name, scorer.version),
+                scoring_app(scorer.name, scorer.version),
                 table,
                 source,
                 features,
@@ -209,7 +198,7 @@ def _score_again(
     rows = features.select(**{column: periods})
     works = []
     for scorer in group:
-        todo = backlog(_app(scorer.name, scorer.version), table, source, features, column)
+        todo = backlog(scoring_app(scorer.name, scorer.version), table, source, features, column)
         works.append(_Work(scorer, todo.anew(rows, periods)))
     return _write(spark, pipeline, works, table)
 
