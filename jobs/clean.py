@@ -1,6 +1,7 @@
 """Raw files to `clean`, `quarantine` and `quality`.
 
-spark-submit [--master URL] jobs/clean.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+spark-submit [--master URL] jobs/clean.py PIPELINE.yaml
+    [--incremental [--rebuild]] [--set A.B=VALUE] [--json]
 """
 
 import sys

@@ -1,6 +1,7 @@
 """`clean` to `features`, by a spec fitted on the train split.
 
-spark-submit [--master URL] jobs/featurize.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+spark-submit [--master URL] jobs/featurize.py PIPELINE.yaml
+    [--incremental] [--set A.B=VALUE] [--json]
 """
 
 import sys

@@ -1,6 +1,7 @@
 """`clean` and a registered model to `predictions`.
 
-spark-submit [--master URL] jobs/score.py PIPELINE.yaml [--set A.B=VALUE] [--json]
+spark-submit [--master URL] jobs/score.py PIPELINE.yaml
+    [--model NAME@VERSION] [--from DAY --to DAY] [--set A.B=VALUE] [--json]
 """
 
 import sys

@@ -13,11 +13,12 @@ import click
 from rich.console import Console
 
 from pipeline.config import load_pipeline
-from pipeline.errors import LakestormError
+from pipeline.errors import ConfigError, LakestormError
 from pipeline.lake import Lake
 from pipeline.operate.summary import stage_line, summary_json, summary_tables
-from pipeline.operate.walk import STAGES, walk
+from pipeline.operate.walk import STAGES, Asked, walk
 from pipeline.outcome import Outcome
+from pipeline.scoring.periods import Span
 from pipeline.session import spark_session
 
 EXIT_FAULT = 1
@@ -82,6 +83,7 @@ def _run_stages(
     overrides: Sequence[str],
     master: str | None,
     as_json: bool,
+    asked: Asked,
 ) -> None:
     pipeline = load_pipeline(pipeline_yaml, overrides)
     lake = Lake(pipeline.lake)
@@ -97,7 +99,7 @@ def _run_stages(
     spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master)
     try:
         outcomes: list[Outcome] = []
-        for outcome in walk(spark, pipeline, lake, stages):
+        for outcome in walk(spark, pipeline, lake, stages, asked):
             outcomes.append(outcome)
             console.print(stage_line(outcome), soft_wrap=True)
     finally:
@@ -108,16 +110,51 @@ def _run_stages(
         click.echo(summary_json(outcomes, pipeline, lake))
 
 
+_INCREMENTAL = (
+    click.option("--incremental", is_flag=True, help="Only what came since the last run."),
+    click.option("--rebuild", is_flag=True, help="With --incremental: read all files once more."),
+)
+_SCORE = (
+    click.option("--from", "first", help="First day, or period, to score again."),
+    click.option("--to", "last", help="Last day, or period, to score again."),
+    click.option("--model", "models", multiple=True, help="NAME@VERSION, a version or an alias."),
+)
+_OPTIONS = {
+    "clean": _INCREMENTAL,
+    "featurize": _INCREMENTAL[:1],
+    "train": (click.option("--workers", type=int, help="Ranks that train together."),),
+    "score": (*_INCREMENTAL[:1], *_SCORE),
+}
+
+
+def _asked(options: dict[str, Any]) -> Asked:
+    """Takes what no setting says out of a command's options."""
+    first, last = options.pop("first", None), options.pop("last", None)
+    if (first is None) != (last is None):
+        raise ConfigError("--from, --to", "only one of them is given", "Give both.")
+    asked = Asked(
+        incremental=options.pop("incremental", False),
+        rebuild=options.pop("rebuild", False),
+        models=options.pop("models", ()),
+        span=None if first is None else Span(first, last),
+    )
+    if asked.rebuild and not asked.incremental:
+        raise ConfigError(
+            "--rebuild", "means nothing without --incremental", "Without both, all files are read."
+        )
+    return asked
+
+
 def _add_stage(name: str, does: str) -> None:
     @_pipeline_command
     def command(**options: Any) -> None:
         workers = options.pop("workers", None)
         if workers is not None:
             options["overrides"] = (*options["overrides"], f"train.workers={workers}")
-        _run_stages([name], **options)
+        _run_stages([name], asked=_asked(options), **options)
 
-    if name == "train":
-        command = click.option("--workers", type=int, help="Ranks that train together.")(command)
+    for option in _OPTIONS.get(name, ()):
+        command = option(command)
     main.command(name, help=does)(command)
 
 
@@ -125,17 +162,19 @@ for _name, _does in (
     ("clean", "Raw files to the tables clean, quarantine and quality."),
     ("featurize", "Fit the feature spec on the train split; write the table features."),
     ("train", "Train on features; register the model; champion if it beats the present one."),
-    ("score", "Score the rows of clean with a registered model; write predictions."),
+    ("score", "Score what came since a model scored last; write predictions."),
     ("report", "Quality, training, calibration and drift on one HTML page."),
 ):
     _add_stage(_name, _does)
 
 
 @main.command()
+@_INCREMENTAL[1]
+@_INCREMENTAL[0]
 @_pipeline_command
 def run(**options: Any) -> None:
     """Walk the whole way, from raw files to predictions in the lake."""
-    _run_stages(list(STAGES), **options)
+    _run_stages(list(STAGES), asked=_asked(options), **options)
 
 
 @main.command()

@@ -440,7 +440,9 @@ class Score(Settings):
     """Stage 4: `features` to `predictions`."""
 
     model: Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)] = "champion"
-    """An alias or a version number of the pipeline's registered model."""
+    """A version or an alias of the pipeline's registered model, or `NAME@VERSION`."""
+    shadows: tuple[Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)], ...] = ()
+    """Further models, named alike, whose scores are written beside and decide nothing."""
 
 
 class Pipeline(Settings):

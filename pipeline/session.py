@@ -67,7 +67,8 @@ def spark_session(app: str, master: str | None = None) -> SparkSession:
     for name, value in settings.items():
         builder = builder.config(name, value)
     # Spark's Python side logs each rejected expression as JSON; the user gets our error instead.
-    for logger in ("SQLQueryContextLogger", "DataFrameQueryContextLogger"):
+    # So does Py4J, with its stack, for what a batch of a stream raises.
+    for logger in ("SQLQueryContextLogger", "DataFrameQueryContextLogger", "py4j.clientserver"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         return builder.getOrCreate()

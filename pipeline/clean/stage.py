@@ -6,15 +6,12 @@ import json
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import reduce
 from pathlib import Path
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Observation, SparkSession
-from pyspark.sql import functions as F
 
-from pipeline.clean.contract import REASONS, UNREADABLE, typed
-from pipeline.clean.joins import joined, require_joinable, right_side
+from pipeline.clean.frames import accepted, arranged, judged, rejected
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
@@ -23,27 +20,28 @@ from pipeline.clean.quality import (
     observed_verdicts,
     quality_rows,
 )
-from pipeline.clean.raw import FILE, POSITION, RawFile, find_files, read_files, rows_by_footers
-from pipeline.clean.rules import with_rules
-from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
+from pipeline.clean.raw import RawFile, find_files, rows_by_footers
 from pipeline.config import Pipeline
-from pipeline.errors import CommitConflictError, ConfigError, CountError, RuleError
-from pipeline.expressions import checked
+from pipeline.errors import CommitConflictError, CountError, RuleError
 from pipeline.lake import COUNTS, RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 from pipeline.sources import idx, nycflights13
 
+WRITER = "lakestorm.writer"
+"""Commits of `clean` note under this key which app they are of: see `increment.py`."""
+
 
 @dataclass(frozen=True)
-class _Input:
+class Found:
     """Raw files of the subject and of each right side, as found."""
 
     subject: list[RawFile]
     rights: dict[str, list[RawFile]]
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> _Input:
+    def of(cls, pipeline: Pipeline) -> Found:
+        """What there is; raises as `find_files` does."""
         return cls(
             find_files(pipeline.source, "source"),
             {
@@ -83,23 +81,23 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     """
     started = time.monotonic()
     lake.require_writable()
-    pipeline = _laid_out(pipeline, lake)
-    found = _Input.of(pipeline)
+    pipeline = laid_out(pipeline, lake)
+    found = Found.of(pipeline)
     run = found.fingerprint(pipeline)
     app = f"clean/{pipeline.name}"
     tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
     numbers = {name: table.transaction_version(app) or 0 for name, table in tables.items()}
     newest = max(numbers.values())
     if newest and set(numbers.values()) == {newest} and tables["clean"].last_note(RUN) == run:
-        return _outcome(tables["clean"], time.monotonic() - started, unchanged=True)
+        return outcome_of(tables["clean"], time.monotonic() - started, unchanged=True)
     # A run that stopped between its commits is finished under its own number.
     unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
     transaction = Transaction(app, newest if unfinished else newest + 1)
     _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
-    return _outcome(tables["clean"], time.monotonic() - started, unchanged=False)
+    return outcome_of(tables["clean"], time.monotonic() - started, unchanged=False)
 
 
-def _laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
+def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
     """The pipeline with a source that Spark can read, which may have to be written first."""
     source = pipeline.source
     if source.sample == "nycflights13":
@@ -116,92 +114,63 @@ def _write(
     pipeline: Pipeline,
     *,
     tables: dict[str, Table],
-    found: _Input,
+    found: Found,
     run: str,
     transaction: Transaction,
 ) -> None:
-    judged = _judged(spark, pipeline, found.subject)
+    rows = judged(spark, pipeline, found.subject)
     of_rows, of_columns = Observation(), Observation()
-    counted = observed_verdicts(judged, pipeline.source.columns, pipeline.clean.rules, of_rows)
+    counted = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
     # Two tables come from one pass: kept on local disk between the two writes.
     kept = counted.persist(StorageLevel.MEMORY_AND_DISK)
     try:
-        rejected = _quarantine_columns(kept, list(pipeline.source.columns))
-        accepted = observed_columns(_clean_columns(spark, pipeline, kept, found), of_columns)
-        tables["quarantine"].create(from_spark(rejected.schema), (), "rows rejected, with reasons")
-        tables["clean"].create(
-            from_spark(accepted.schema), (pipeline.clean.period.column,), "rows accepted"
-        )
-        tables["quality"].create(QUALITY_SCHEMA, (), "measures of each run of clean")
+        bad = rejected(kept, list(pipeline.source.columns))
+        good = arranged(accepted(spark, pipeline, kept, found.rights), pipeline)
+        good = observed_columns(good, of_columns)
+        create_tables(pipeline, tables, clean=good, quarantine=bad)
         with tables["quarantine"].attempt() as reject, tables["clean"].attempt() as accept:
-            files = {"quarantine": reject.write(rejected)}
+            files = {"quarantine": reject.write(bad)}
             counts = counts_of(of_rows)
-            _refuse_failed_rules(pipeline, counts)
-            files["clean"] = accept.write(accepted)
+            refuse_failed_rules(pipeline, counts)
+            files["clean"] = accept.write(good)
             _require_exact(counts, files, rows_by_footers(pipeline.source, found.subject))
-            notes = {RUN: run, COUNTS: json.dumps(_count_notes(counts))}
+            notes = {
+                RUN: run,
+                WRITER: transaction.app,
+                COUNTS: json.dumps(count_notes(counts)),
+            }
             for name, attempt in (("quarantine", reject), ("clean", accept)):
                 done = commit(
-                    tables[name], files[name], transaction=transaction, replace="all", notes=notes
+                    tables[name],
+                    files[name],
+                    attempt=attempt,
+                    transaction=transaction,
+                    replace="all",
+                    notes=notes,
                 )
                 if not done.landed:
-                    attempt.discard()
                     _require_own(tables[name], run)
         rows = quality_rows(counts, of_columns.get, run, datetime.now(UTC))
         with tables["quality"].attempt() as attempt:
             measured = attempt.write_arrow(rows)
-            if not commit(tables["quality"], measured, transaction=transaction).landed:
-                attempt.discard()
+            commit(tables["quality"], measured, attempt=attempt, transaction=transaction)
     finally:
         kept.unpersist()
 
 
-def _judged(spark: SparkSession, pipeline: Pipeline, found: list[RawFile]) -> DataFrame:
-    """All raw rows, typed, each with its verdict and reasons."""
-    groups = read_files(spark, pipeline.source, found)
-    frame = reduce(
-        DataFrame.unionByName, [typed(group, pipeline.source.columns) for group in groups]
+def create_tables(
+    pipeline: Pipeline, tables: dict[str, Table], *, clean: DataFrame, quarantine: DataFrame
+) -> None:
+    """Creates the three tables where they are not there."""
+    tables["quarantine"].create(from_spark(quarantine.schema), (), "rows rejected, with reasons")
+    tables["clean"].create(
+        from_spark(clean.schema), (pipeline.clean.period.column,), "rows accepted"
     )
-    frame = with_rules(frame, pipeline.clean.rules, pipeline.source.columns)
-    frame = with_verdict(frame, pipeline.clean.rules)
-    if pipeline.clean.dedupe is not None:
-        frame = without_superseded(frame, pipeline.clean.dedupe)
-    return frame
+    tables["quality"].create(QUALITY_SCHEMA, (), "measures of each run of clean")
 
 
-def _clean_columns(
-    spark: SparkSession, pipeline: Pipeline, judged: DataFrame, found: _Input
-) -> DataFrame:
-    """The accepted rows with the columns of the table `clean`."""
-    frame = judged.where(F.col(VERDICT) == CLEAN).select(*pipeline.source.columns)
-    for name, join in pipeline.clean.joins.items():
-        right = right_side(read_files(spark, join, found.rights[name]), join)
-        require_joinable(frame, right, join, name)
-        frame = joined(frame, right, join)
-    period = pipeline.clean.period
-    value = checked(frame, period.expression, "clean.period.expression", ConfigError).column
-    frame = frame.withColumn(period.column, value.cast("string"))
-    # Spark merges small and cuts large partitions to files worth reading; sorted, so that equal
-    # rows give equal files however the work was spread.
-    order = pipeline.clean.dedupe.keys if pipeline.clean.dedupe else pipeline.features.keys
-    return frame.hint("rebalance", F.col(period.column)).sortWithinPartitions(period.column, *order)
-
-
-def _quarantine_columns(judged: DataFrame, contract: list[str]) -> DataFrame:
-    """The rejected rows with the columns of the table `quarantine`."""
-    # Spark's own format ends at the millisecond.
-    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
-    row = F.to_json(F.struct(*contract), {"ignoreNullFields": "false", "timestampFormat": stamp})
-    return judged.where(F.col(VERDICT) == QUARANTINE).select(
-        F.col(FILE).alias("source_file"),
-        F.col(POSITION).alias("source_position"),
-        F.col(REASONS).alias("reasons"),
-        row.alias("row"),
-        F.to_json(UNREADABLE).alias("unreadable"),
-    )
-
-
-def _refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
+def refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
+    """Raises RuleError where rows fail a rule whose action is `fail`."""
     for name, rows in counts.failed.items():
         raise RuleError(
             f"clean.rules.{name}",
@@ -237,7 +206,8 @@ def _require_own(table: Table, run: str) -> None:
         )
 
 
-def _count_notes(counts: Counts) -> dict[str, int]:
+def count_notes(counts: Counts) -> dict[str, int]:
+    """All counts by name, as the commits note them."""
     return {
         "raw": counts.raw,
         "clean": counts.clean,
@@ -249,7 +219,7 @@ def _count_notes(counts: Counts) -> dict[str, int]:
     }
 
 
-def _outcome(table: Table, seconds: float, *, unchanged: bool) -> Outcome:
+def outcome_of(table: Table, seconds: float, *, unchanged: bool, note: str = "") -> Outcome:
     """What the newest commit noted, so that an unchanged run reports the same counts."""
     counts: dict[str, int] = json.loads(table.last_note(COUNTS) or "{}")
     totals = {name: counts.pop(name) for name in ("raw", "clean", "quarantine", "dropped")}
@@ -264,4 +234,5 @@ def _outcome(table: Table, seconds: float, *, unchanged: bool) -> Outcome:
         seconds=seconds,
         unchanged=unchanged,
         counts=counts,
+        note=note,
     )

@@ -80,8 +80,7 @@ def record(lake: Lake, spec: FeatureSpec, run: str, clean_version: int) -> Featu
     }
     with table.attempt() as attempt:
         files = attempt.write_arrow(pa.Table.from_pylist([row], schema=SPECS_SCHEMA))
-        if not commit(table, files, transaction=Transaction(app, number)).landed:
-            attempt.discard()
+        commit(table, files, attempt=attempt, transaction=Transaction(app, number))
     return fitted_spec(lake, spec.pipeline, run) or record(lake, spec, run, clean_version)
 
 

@@ -30,11 +30,12 @@ from pipeline.features.transform import (
 from pipeline.lake import (
     COUNTS,
     RUN,
+    Backlog,
     DataFile,
     Lake,
     Snapshot,
     Table,
-    Transaction,
+    backlog,
     commit,
     fingerprint,
 )
@@ -70,45 +71,80 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     return _outcome(table, clean, time.monotonic() - started, unchanged=unchanged), spec
 
 
+def follow(spark: SparkSession, pipeline: Pipeline, lake: Lake, spec: FeatureSpec) -> Outcome:
+    """Brings the table of a spec to the present `clean`, without fitting another.
+
+    Raises:
+        LakestormError: `clean` is not there, or is not what the spec was fitted on.
+    """
+    started = time.monotonic()
+    lake.require_writable()
+    clean = lake.table("clean").snapshot()
+    table, unchanged = ensure_features(spark, pipeline, lake, spec, clean)
+    return _outcome(table, clean, time.monotonic() - started, unchanged=unchanged)
+
+
 def ensure_features(
     spark: SparkSession, pipeline: Pipeline, lake: Lake, spec: FeatureSpec, clean: Snapshot
 ) -> tuple[Table, bool]:
     """Brings the table of a spec, the newest or a champion's, to a version of `clean`.
 
+    Only rows that came since are read, and the periods of which rows were taken away.
+
     Returns:
         The table, and whether it was there already.
     """
     table = lake.table(spec.table)
-    run = fingerprint(
-        spec=spec.hash,
-        clean_version=clean.version,
-        rows_per_row_group=pipeline.features.rows_per_row_group,
+    written_as = fingerprint(
+        spec=spec.hash, rows_per_row_group=pipeline.features.rows_per_row_group
     )
-    if table.exists and table.last_note(RUN) == run:
+    app = f"features/{spec.hash}"
+    todo = backlog(app, table, lake.table("clean"), clean, spec.period_column)
+    if table.last_note(RUN) not in (None, written_as):
+        todo = todo.anew(clean, "all")
+    if todo.done:
         return table, True
     _require_columns(clean, spec)
+    _write(spark, pipeline, spec=spec, table=table, todo=todo, notes={RUN: written_as})
+    return table, False
+
+
+def _write(
+    spark: SparkSession,
+    pipeline: Pipeline,
+    *,
+    spec: FeatureSpec,
+    table: Table,
+    todo: Backlog,
+    notes: dict[str, str],
+) -> None:
+    """Makes features of the backlog's rows, and commits them."""
     observation = Observation()
-    rows = _observed(prepared(clean.dataframe(spark), spec), spec, observation)
+    rows = _observed(prepared(todo.rows.dataframe(spark), spec), spec, observation)
     # Sorted: Spark wants it by partition anyway, and equal rows then give equal files.
     frame = features(rows, spec).sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)
     table.create(from_spark(frame.schema), (SPLIT, spec.period_column), f"features {spec.hash}")
-    app = f"featurize/{spec.hash}"
-    transaction = Transaction(app, (table.transaction_version(app) or 0) + 1)
     with table.attempt() as attempt:
         options = writer_options(spec, pipeline.features.rows_per_row_group)
         files = attempt.write(frame, options)
         # Without any row, nothing may have passed by the observer.
-        counts = {name: n for name, n in observation.get.items() if n} if clean.rows else {}
-        _require_sound(counts, files, clean, spec)
-        notes = {
-            RUN: run,
-            SPEC_HASH: spec.hash,
-            CLEAN_VERSION: str(clean.version),
-            COUNTS: json.dumps({n: c for n, c in counts.items() if n != "rows"}),
-        }
-        if not commit(table, files, transaction=transaction, replace="all", notes=notes).landed:
-            attempt.discard()
-    return table, False
+        counts = {name: n for name, n in observation.get.items() if n} if todo.rows.rows else {}
+        _require_sound(counts, files, todo.rows, spec)
+        written = {tuple(file.partition.values()) for file in files}
+        commit(
+            table,
+            files,
+            attempt=attempt,
+            transaction=todo.transaction,
+            since=todo.since,
+            replace=todo.partitions(table.snapshot(), written, spec.period_column),
+            notes={
+                **notes,
+                SPEC_HASH: spec.hash,
+                CLEAN_VERSION: str(todo.rows.version),
+                COUNTS: json.dumps({n: c for n, c in counts.items() if n != "rows"}),
+            },
+        )
 
 
 def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> DataFrame:
@@ -187,5 +223,15 @@ def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) 
         rows_out=snapshot.rows,
         seconds=seconds,
         unchanged=unchanged,
-        counts=json.loads(table.last_note(COUNTS) or "{}"),
+        counts=_counts(table, snapshot),
     )
+
+
+def _counts(table: Table, features: Snapshot) -> dict[str, int]:
+    """Rows by split of the whole table; why rows had no label, of those that came last."""
+    noted: dict[str, int] = json.loads(table.last_note(COUNTS) or "{}")
+    splits = {
+        split: features.select(**{SPLIT: {split}}).rows for split in features.partitions(SPLIT)
+    }
+    named = {str(split): rows for split, rows in splits.items()}
+    return {**noted, **named}

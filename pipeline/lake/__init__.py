@@ -2,28 +2,36 @@
 
 A table is a Delta table. Executors write Parquet files into a new folder of it (`attempt.py`),
 nobody sees them until the driver commits exactly these files (`transaction.py`), and readers pin a
-version (`snapshot.py`). A crash at any moment leaves the table as it was.
+version (`snapshot.py`). A crash at any moment leaves the table as it was. What a table lacks that
+is made of another one follows from the commits of both (`backlog.py`).
 """
 
 from pipeline.lake.attempt import Attempt
+from pipeline.lake.backlog import Backlog, backlog
+from pipeline.lake.changes import Changes, changes
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
 from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Between, Snapshot
 from pipeline.lake.table import Table
-from pipeline.lake.transaction import Committed, Transaction, commit
+from pipeline.lake.transaction import Committed, Since, Transaction, commit
 
 __all__ = [
     "COUNTS",
     "RUN",
     "Attempt",
+    "Backlog",
     "Between",
+    "Changes",
     "Committed",
     "DataFile",
     "Lake",
+    "Since",
     "Snapshot",
     "Table",
     "Transaction",
+    "backlog",
+    "changes",
     "commit",
     "data_file",
     "fingerprint",

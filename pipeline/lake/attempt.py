@@ -42,6 +42,11 @@ class Attempt:
         self.schema = schema
         self.partition_by = partition_by
         self.folder = uuid.uuid4().hex
+        self.may_be_committed = False
+        """Whether a commit may have made its files part of the table: then no error removes them.
+
+        Set before the commit is written, as an interrupt may come at any moment after.
+        """
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +57,7 @@ class Attempt:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is not None and not self.may_be_committed:
             self.discard()
 
     def discard(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
@@ -36,6 +36,8 @@ class Snapshot:
 
     name: str
     root: str
+    table_id: str
+    """Delta's: another one for a table that was removed and made again."""
     version: int
     schema: pa.Schema
     """All columns, partition columns included."""
@@ -49,6 +51,7 @@ class Snapshot:
         return cls(
             name=name,
             root=root,
+            table_id=str(handle.metadata().id),
             version=handle.version(),
             schema=from_delta(handle.schema()),
             partition_by=partition_by,
@@ -59,6 +62,10 @@ class Snapshot:
     def rows(self) -> int:
         """Rows in all files, from the log alone."""
         return sum(file.rows for file in self.files)
+
+    def of_files(self, files: Iterable[DataFile]) -> Snapshot:
+        """The same version with only these of its files."""
+        return replace(self, files=tuple(sorted(files, key=lambda file: file.path)))
 
     def uris(self) -> list[str]:
         """Absolute paths of the files, sorted."""

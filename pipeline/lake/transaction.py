@@ -20,6 +20,7 @@ from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from pipeline.errors import CommitConflictError, CommitRefusedError
+from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile
 from pipeline.lake.snapshot import Snapshot
 from pipeline.lake.table import Table
@@ -38,6 +39,15 @@ class Transaction:
 
 
 @dataclass(frozen=True)
+class Since:
+    """What a commit builds upon: the number that `app` had when it was planned."""
+
+    app: str
+    number: int | None
+    """None where the app had committed nothing."""
+
+
+@dataclass(frozen=True)
 class Committed:
     """What a commit did."""
 
@@ -51,8 +61,11 @@ def commit(
     table: Table,
     files: Sequence[DataFile],
     *,
+    attempt: Attempt | None = None,
     transaction: Transaction | None = None,
+    since: Since | None = None,
     replace: Collection[Partition] | Literal["all"] | None = None,
+    elsewhere: bool = False,
     notes: Mapping[str, str] | None = None,
 ) -> Committed:
     """Adds files to a table and, with `replace`, takes away what the partitions held before.
@@ -60,9 +73,12 @@ def commit(
     Args:
         table: The table; it must exist.
         files: The files to add; each must exist with its size.
+        attempt: What wrote the files. Its folder is removed unless the commit lands.
         transaction: Makes the commit idempotent.
+        since: Refuses the commit if the app has committed since: the plan would be out of date.
         replace: Partitions, values in the order of the table's partition columns, whose present
             files are removed; or `"all"` for the whole table.
+        elsewhere: Whether files may be added to partitions outside of `replace`, too.
         notes: Kept with the commit, readable by `Table.history`.
 
     Returns:
@@ -70,19 +86,26 @@ def commit(
 
     Raises:
         CommitRefusedError: A file is missing, has another size, or lies outside `replace`.
-        CommitConflictError: Other writers were faster in every one of 10 tries.
+        CommitConflictError: Other writers were faster in every one of 10 tries, or did in part
+            what this commit does.
     """
-    _check(table, files, replace)
+    _check(table, files, None if elsewhere else replace)
     for _ in range(TRIES):
         handle = table.open()
         if transaction is not None:
             last = handle.transaction_version(transaction.app)
             if last is not None and last >= transaction.number:
+                if attempt is not None:
+                    attempt.discard()
                 return Committed(handle.version(), landed=False)
+        if since is not None:
+            _require_unmoved(handle, since, table.name)
         actions: list[AddAction | RemoveAction] = [
             *_added(files),
             *_removed(handle, replace),
         ]
+        if attempt is not None:
+            attempt.may_be_committed = True
         try:
             handle.create_write_transaction(
                 actions,
@@ -97,6 +120,8 @@ def commit(
                 ),
             )
         except CommitFailedError:
+            if attempt is not None:
+                attempt.may_be_committed = False
             continue
         return Committed(table.open().version(), landed=True)
     raise CommitConflictError(
@@ -104,6 +129,17 @@ def commit(
         f"other writers committed first in each of {TRIES} tries",
         "Nothing was committed; run again when they are done.",
     )
+
+
+def _require_unmoved(handle: DeltaTable, since: Since, table: str) -> None:
+    last = handle.transaction_version(since.app)
+    if last != since.number:
+        raise CommitConflictError(
+            f"table {table}",
+            f"{since.app} was at {since.number} when the work began and is at {last} now: another "
+            "run has done a part of it",
+            "Nothing was committed; run the stage again: it does what is left.",
+        )
 
 
 def _check(

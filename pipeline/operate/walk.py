@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
+from pipeline.clean.increment import clean_increment
 from pipeline.clean.stage import clean
 from pipeline.config import Pipeline
 from pipeline.features.catalogue import newest_spec
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.stage import ensure_features, featurize
+from pipeline.features.stage import ensure_features, featurize, follow
 from pipeline.lake import Lake, Snapshot
 from pipeline.outcome import Outcome
+from pipeline.scoring.periods import Span
 
 
-def _featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a run is asked for, beyond what the pipeline's YAML says."""
+
+    incremental: bool = False
+    """Only what came since the last run; no new fit and no new model where there is a champion."""
+    rebuild: bool = False
+    """With `incremental`: forgets which files were read, and begins anew."""
+    models: tuple[str, ...] = ()
+    """Score with these instead."""
+    span: Span | None = None
+    """Score these periods again."""
+
+
+_WHOLE = Asked()
+
+
+def _clean(spark: SparkSession, pipeline: Pipeline, lake: Lake, asked: Asked = _WHOLE) -> Outcome:
+    if asked.incremental:
+        return clean_increment(spark, pipeline, lake, rebuild=asked.rebuild)
+    return clean(spark, pipeline, lake)
+
+
+def _featurize(
+    spark: SparkSession, pipeline: Pipeline, lake: Lake, asked: Asked = _WHOLE
+) -> Outcome:
+    spec = _spec_in_charge(pipeline, lake) if asked.incremental else None
+    if spec is not None:
+        return follow(spark, pipeline, lake, spec)
     outcome, _ = featurize(spark, pipeline, lake)
     return outcome
 
 
-def _train(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+def _train(spark: SparkSession, pipeline: Pipeline, lake: Lake, _: Asked = _WHOLE) -> Outcome:
     # Imported here: torch and MLflow take seconds, and clean and featurize need neither.
     from pipeline.training.stage import train
 
@@ -33,22 +64,33 @@ def _train(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     return train(pipeline, lake, spec, features_for=features_for, spark=spark)
 
 
-def _score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+def _score(spark: SparkSession, pipeline: Pipeline, lake: Lake, asked: Asked = _WHOLE) -> Outcome:
     from pipeline.scoring.stage import score
 
-    return score(spark, pipeline, lake)
+    return score(spark, pipeline, lake, models=asked.models, span=asked.span)
 
 
-def _report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+def _report(spark: SparkSession, pipeline: Pipeline, lake: Lake, _: Asked = _WHOLE) -> Outcome:
     from pipeline.operate.report.stage import report
 
     return report(spark, pipeline, lake)
 
 
-Stage = Callable[[SparkSession, Pipeline, Lake], Outcome]
+def _spec_in_charge(pipeline: Pipeline, lake: Lake) -> FeatureSpec | None:
+    """The spec of the model that scores; None before there is a champion."""
+    from pipeline.scoring.models import scorers
+    from pipeline.training.registry import CHAMPION, Registry
+
+    if pipeline.score.model == CHAMPION and Registry(lake, pipeline.name).champion() is None:
+        return None
+    return scorers(lake, pipeline)[0].bundle.spec
+
+
+Stage = Callable[..., Outcome]
+"""Takes a session, a pipeline, a lake and perhaps what is `Asked`."""
 
 STAGES: dict[str, Stage] = {
-    "clean": clean,
+    "clean": _clean,
     "featurize": _featurize,
     "train": _train,
     "score": _score,
@@ -58,12 +100,22 @@ STAGES: dict[str, Stage] = {
 
 
 def walk(
-    spark: SparkSession, pipeline: Pipeline, lake: Lake, stages: Sequence[str] = tuple(STAGES)
+    spark: SparkSession,
+    pipeline: Pipeline,
+    lake: Lake,
+    stages: Sequence[str] = tuple(STAGES),
+    asked: Asked = _WHOLE,
 ) -> Iterator[Outcome]:
     """Runs stages in order; what is done already costs a look at the table's log.
+
+    Between trainings nothing is trained: an incremental walk of more than the stage `train` leaves
+    it out where a model is in charge.
 
     Yields:
         What each stage did, as soon as it is done.
     """
     for name in stages:
-        yield STAGES[name](spark, pipeline, lake)
+        between = name == "train" and len(stages) > 1 and asked.incremental
+        if between and _spec_in_charge(pipeline, lake) is not None:
+            continue
+        yield STAGES[name](spark, pipeline, lake, asked)

@@ -1,14 +1,19 @@
-"""The stage `score`: the model's own features of the present `clean` rows, scored and committed.
+"""The stage `score`: what registered models have not scored yet, scored and committed.
 
-Tasks read row groups, run the network and write Parquet by themselves; Spark spreads and retries
-them. The driver commits all their files at once.
+Tasks read row groups, run the networks and write Parquet by themselves; Spark spreads and retries
+them. The driver commits all files of a model at once, and how far a model is, is known by its
+commits alone.
 """
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import groupby
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
@@ -18,72 +23,78 @@ from pyspark.sql import SparkSession
 from pipeline.config import Pipeline
 from pipeline.errors import CountError, ModelError, ScoringError
 from pipeline.features.stage import SPEC_HASH, ensure_features
-from pipeline.lake import DataFile, Lake, Snapshot, Table, Transaction, commit
+from pipeline.lake import Attempt, Backlog, DataFile, Lake, Snapshot, Table, backlog, commit
 from pipeline.outcome import Outcome
+from pipeline.scoring.models import Scorer, scorers
+from pipeline.scoring.periods import Span, periods_of
 from pipeline.scoring.plan import ScoreTask, plan_tasks
-from pipeline.scoring.task import Job, pack, prediction_columns, score_tasks
+from pipeline.scoring.reached import PREDICTIONS, scoring_app
+from pipeline.scoring.task import Job, Target, pack, prediction_columns, score_tasks
 from pipeline.training.bundle import Bundle
 from pipeline.training.job import custom_class
-from pipeline.training.registry import load_registered
-
-PREDICTIONS = "predictions"
 
 
-def score(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
-    """Scores all rows of `clean` with a registered model, unless that was done before.
+@dataclass(frozen=True)
+class _Work:
+    """What one model has to score."""
+
+    scorer: Scorer
+    todo: Backlog
+
+
+def score(
+    spark: SparkSession,
+    pipeline: Pipeline,
+    lake: Lake,
+    *,
+    models: Sequence[str] = (),
+    span: Span | None = None,
+) -> Outcome:
+    """Scores the rows that came since a model scored last, or again those of some periods.
 
     Args:
         spark: The session whose executors do the work.
-        pipeline: Names the model, by alias or version.
-        lake: Holds `clean`, the model's features and `predictions`.
+        pipeline: Names the model and its shadows.
+        lake: Holds `clean`, the models' features and `predictions`.
+        models: Others instead: `NAME@VERSION`, versions or aliases.
+        span: Periods to score again, whatever there is, after all that is new; other partitions of
+            `predictions` are left as they are.
 
     Returns:
-        Rows scored; unchanged where these rows have this model's predictions already.
+        Rows of the features and of the models' predictions now; `counts` has the rows scored.
 
     Raises:
-        LakestormError: No such model, no such table, or rows that cannot be scored; nothing is
-            committed then.
+        LakestormError: No such model, no such table, or rows that cannot be scored; of what
+            failed nothing is committed then.
     """
     started = time.monotonic()
     lake.require_writable()
-    bundle, version = load_registered(
-        lake, pipeline.name, pipeline.score.model, custom_class(pipeline)
-    )
+    chosen = scorers(lake, pipeline, models)
     clean = lake.table("clean").snapshot()
-    source, _ = ensure_features(spark, pipeline, lake, bundle.spec, clean)
-    features = source.snapshot()
-    require_own_spec(source, bundle)
     table = lake.table(PREDICTIONS)
-    table.create(
-        predictions_schema(features, bundle),
-        ("model_name", "model_version", bundle.spec.period_column),
-        "scores, one row a key and model version",
-    )
-    # The features' version is the transaction's number: what is scored is never scored again.
-    app = f"score/{pipeline.name}@{version}/{bundle.spec.hash}"
-    transaction = Transaction(app, features.version)
-    done = (table.transaction_version(app) or -1) >= features.version
-    if not done:
-        _write(
-            spark,
-            pipeline,
-            bundle=bundle,
-            version=version,
-            features=features,
-            table=table,
-            transaction=transaction,
-        )
-    scored = table.snapshot()
-    own = scored.select(model_name={pipeline.name}, model_version={str(version)})
+    rows_in = scored = 0
+    for _, same_spec in groupby(
+        sorted(chosen, key=lambda one: one.bundle.spec.hash), key=lambda one: one.bundle.spec.hash
+    ):
+        group = list(same_spec)
+        source, _ = ensure_features(spark, pipeline, lake, group[0].bundle.spec, clean)
+        features = source.snapshot()
+        rows_in += features.rows * len(group)
+        scored += _score_spec(spark, pipeline, group, source=source, features=features, table=table)
+        if span is not None:
+            scored += _score_again(spark, pipeline, group, source=source, table=table, span=span)
+    present = table.snapshot()
     return Outcome(
         stage="score",
         table=PREDICTIONS,
-        version=scored.version,
-        rows_in=features.rows,
-        rows_out=own.rows,
+        version=present.version,
+        rows_in=rows_in,
+        rows_out=sum(present.select(**scorer.own).rows for scorer in chosen),
         seconds=time.monotonic() - started,
-        unchanged=done,
-        note=f"{pipeline.name}@{version}" + (", scored before: nothing to commit" if done else ""),
+        unchanged=not scored,
+        counts={"scored": scored},
+        note=", ".join(scorer.reference for scorer in chosen)
+        + ("" if scored else ", scored before: nothing to commit"),
     )
 
 
@@ -119,42 +130,126 @@ def require_own_spec(table: Table, bundle: Bundle) -> None:
         )
 
 
-def _write(
+def _score_spec(
     spark: SparkSession,
     pipeline: Pipeline,
+    group: Sequence[Scorer],
     *,
-    bundle: Bundle,
-    version: int,
+    source: Table,
     features: Snapshot,
     table: Table,
-    transaction: Transaction,
-) -> None:
-    with table.attempt() as attempt:
+) -> int:
+    """Scores what models of one spec lack; those that lack the same in one pass over the data."""
+    for scorer in group:
+        require_own_spec(source, scorer.bundle)
+        table.create(
+            predictions_schema(features, scorer.bundle),
+            ("model_name", "model_version", scorer.bundle.spec.period_column),
+            "scores, one row a key and model version",
+        )
+    scored = 0
+    for works in _passes(_lacking(group, source=source, features=features, table=table)):
+        scored += _write(spark, pipeline, works, table)
+    return scored
+
+
+def _lacking(
+    group: Sequence[Scorer], *, source: Table, features: Snapshot, table: Table
+) -> list[_Work]:
+    works = [
+        _Work(
+            scorer,
+            backlog(
+                scoring_app(scorer.name, scorer.version),
+                table,
+                source,
+                features,
+                scorer.bundle.spec.period_column,
+            ),
+        )
+        for scorer in group
+    ]
+    return [work for work in works if not work.todo.done]
+
+
+def _passes(works: Sequence[_Work]) -> Iterator[list[_Work]]:
+    """The models in groups that read the same files."""
+
+    def files(work: _Work) -> list[str]:
+        return [file.path for file in work.todo.rows.files]
+
+    for _, same in groupby(sorted(works, key=files), key=files):
+        yield list(same)
+
+
+def _score_again(
+    spark: SparkSession,
+    pipeline: Pipeline,
+    group: Sequence[Scorer],
+    *,
+    source: Table,
+    table: Table,
+    span: Span,
+) -> int:
+    """Replaces the predictions of some periods, at the version that all others are of."""
+    column = group[0].bundle.spec.period_column
+    features = source.snapshot()
+    periods = periods_of(span, features.partitions(column), f"table {source.name}")
+    rows = features.select(**{column: periods})
+    works = []
+    for scorer in group:
+        todo = backlog(scoring_app(scorer.name, scorer.version), table, source, features, column)
+        works.append(_Work(scorer, todo.anew(rows, periods)))
+    return _write(spark, pipeline, works, table)
+
+
+def _write(spark: SparkSession, pipeline: Pipeline, works: Sequence[_Work], table: Table) -> int:
+    """One pass over rows for models that lack the same, and a commit for each; the rows landed."""
+    spec, rows = works[0].scorer.bundle.spec, works[0].todo.rows
+    with ExitStack() as stack:
+        attempts = [stack.enter_context(table.attempt()) for _ in works]
         job = Job(
-            model=pack(bundle),
-            model_name=pipeline.name,
-            model_version=version,
-            source_version=features.version,
+            targets=tuple(
+                Target(pack(work.scorer), attempt.folder)
+                for work, attempt in zip(works, attempts, strict=True)
+            ),
+            source_version=rows.version,
             scored_at_us=int(datetime.now(UTC).timestamp() * 1_000_000),
             table_root=table.root,
-            attempt=attempt.folder,
-            schema=attempt.schema,
-            partition_by=attempt.partition_by,
-            period_column=bundle.spec.period_column,
+            schema=attempts[0].schema,
+            partition_by=attempts[0].partition_by,
+            period_column=spec.period_column,
             custom=custom_class(pipeline),
         )
-        files = _run(spark, job, plan_tasks(features, bundle.spec.period_column))
-        written = sum(file.rows for file in files)
-        if written != features.rows:
-            raise CountError(
-                "stage score",
-                f"{features.rows} rows to score, {written} scored",
-                "Nothing was committed; run again, and report it if it comes back.",
-            )
-        present = table.snapshot().select(model_name={pipeline.name}, model_version={str(version)})
-        replaced = {tuple(file.partition.values()) for file in (*present.files, *files)}
-        if not commit(table, files, transaction=transaction, replace=replaced).landed:
-            attempt.discard()
+        files = _run(spark, job, plan_tasks(rows, spec.period_column))
+        return sum(
+            _commit(work, table, attempt, files)
+            for work, attempt in zip(works, attempts, strict=True)
+        )
+
+
+def _commit(work: _Work, table: Table, attempt: Attempt, files: Sequence[DataFile]) -> int:
+    """Commits the files of one model; the rows of it that landed."""
+    scorer, todo = work.scorer, work.todo
+    own = [file for file in files if file.path.startswith(f"{attempt.folder}/")]
+    written = sum(file.rows for file in own)
+    if written != todo.rows.rows:
+        raise CountError(
+            "stage score",
+            f"{todo.rows.rows} rows for {scorer.reference} to score, {written} scored",
+            "Nothing was committed; run again, and report it if it comes back.",
+        )
+    present = table.snapshot().select(**scorer.own)
+    partitions = {tuple(file.partition.values()) for file in own}
+    done = commit(
+        table,
+        own,
+        attempt=attempt,
+        transaction=todo.transaction,
+        since=todo.since,
+        replace=todo.partitions(present, partitions, scorer.bundle.spec.period_column),
+    )
+    return written if done.landed else 0
 
 
 def _run(spark: SparkSession, job: Job, tasks: list[ScoreTask]) -> list[DataFile]:

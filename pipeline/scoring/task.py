@@ -1,4 +1,4 @@
-"""What runs on an executor: row groups in, one Parquet file out, a message for the commit."""
+"""What runs on an executor: row groups in, a Parquet file a model out, messages for the commit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import hashlib
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,39 +22,52 @@ from pipeline.features.spec import FeatureSpec
 from pipeline.lake import DataFile, data_file
 from pipeline.lake.files import partition_folder
 from pipeline.lake.schema import without
+from pipeline.scoring.models import Scorer
 from pipeline.scoring.plan import ScoreTask
 from pipeline.stream import RowGroup
 from pipeline.stream.batches import padded
-from pipeline.stream.blocks import to_block
-from pipeline.stream.footers import FooterCache, open_parquet, read_footers
+from pipeline.stream.decode import OpenFile, decode
+from pipeline.stream.footers import FooterCache, read_footers
 from pipeline.stream.layout import ResolvedLayout, resolve
+from pipeline.stream.stores import open_file
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
 from pipeline.training.networks import weights_type
 from pipeline.training.objective import objective_of
 from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of
+
+CONSTANTS = ("spec_hash", "source_version", "scored_at")
+"""Columns that are the same in all rows of a run."""
 
 
 @dataclass(frozen=True)
 class PackedModel:
     """A model's files, small enough to travel to executors with the job."""
 
+    name: str
+    version: int
     digest: str
     files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A model, and where its predictions go."""
+
+    model: PackedModel
+    attempt: str
+    """Folder of the write attempt, relative to the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What all tasks of one scoring run share."""
 
-    model: PackedModel
-    model_name: str
-    model_version: int
+    targets: tuple[Target, ...]
+    """Of models of the same spec."""
     source_version: int
     scored_at_us: int
     """Microseconds since 1970, UTC; one for the run."""
     table_root: str
-    attempt: str
-    """Folder of the write attempt, relative to the table."""
     schema: pa.Schema
     """Of `predictions`, partition columns included."""
     partition_by: tuple[str, ...]
@@ -63,64 +77,80 @@ class Job:
 
 
 def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[DataFile]:
-    """Scores each task into a file of its own; for `mapPartitions`.
+    """Scores each task into a file of its own for each model; for `mapPartitions`.
 
-    An attempt that fails, or a speculative twin, leaves a file that nobody commits: names are new
+    An attempt that fails, or a speculative twin, leaves files that nobody commits: names are new
     each time, and only the messages that reach the driver are committed.
     """
     # One task has one core; more threads would stand in each other's way.
     torch.set_num_threads(1)
-    bundle = _loaded(job.model, job.custom)
+    bundles = _loaded([target.model for target in job.targets], job.custom)
     for task in tasks:
-        yield _score(job, bundle, task)
+        yield from _score(job, bundles, task)
 
 
-def pack(bundle: Bundle) -> PackedModel:
+def pack(scorer: Scorer) -> PackedModel:
     """The files of a model, as bytes that travel with the job."""
+    bundle = scorer.bundle
     with tempfile.TemporaryDirectory() as folder:
         save_bundle(Path(folder), bundle.module.state_dict(), bundle.facts, bundle.spec)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name} {len(content)} ".encode() + content)
-    return PackedModel(digest.hexdigest(), files)
+    return PackedModel(scorer.name, scorer.version, digest.hexdigest(), files)
 
 
-# One Python worker scores many tasks; it loads the model once.
+# One Python worker scores many tasks; it loads each model once.
 _LOADED: dict[str, Bundle] = {}
 
 
-def _loaded(model: PackedModel, custom: str | None) -> Bundle:
-    if model.digest not in _LOADED:
-        _LOADED.clear()
-        with tempfile.TemporaryDirectory() as folder:
-            for name, content in model.files.items():
-                (Path(folder) / name).write_bytes(content)
-            _LOADED[model.digest] = load_bundle(Path(folder), custom)
-    return _LOADED[model.digest]
+def _loaded(models: Sequence[PackedModel], custom: str | None) -> list[Bundle]:
+    for digest in _LOADED.keys() - {model.digest for model in models}:
+        del _LOADED[digest]
+    for model in models:
+        if model.digest not in _LOADED:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in model.files.items():
+                    (Path(folder) / name).write_bytes(content)
+                _LOADED[model.digest] = load_bundle(Path(folder), custom)
+    return [_LOADED[model.digest] for model in models]
 
 
-def _score(job: Job, bundle: Bundle, task: ScoreTask) -> DataFile:
-    partition = {
-        "model_name": job.model_name,
-        "model_version": str(job.model_version),
-        job.period_column: task.period,
-    }
-    folder = f"{job.attempt}/{partition_folder(partition)}"
-    path = f"{folder}/{uuid.uuid4().hex}.parquet"
-    (Path(job.table_root) / folder).mkdir(parents=True, exist_ok=True)
+def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Iterator[DataFile]:
+    spec = bundles[0].spec
     files = sorted({group.file for group in task.row_groups})
     footers = FooterCache()
-    layout = resolve(layout_of(bundle.spec, with_label=False), read_footers(files, footers))
-    with pq.ParquetWriter(
-        Path(job.table_root) / path, without(job.schema, job.partition_by)
-    ) as out:
-        for group in task.row_groups:
-            rows = _read(group, bundle.spec, footers)
-            inputs = _inputs(rows, layout, f"{group.file}, row group {group.index}")
-            predicted = predict(bundle, inputs, rows.num_rows)
-            out.write_table(_predictions(job, bundle.spec, rows, predicted))
-    return data_file(job.table_root, path, job.schema, job.partition_by)
+    layout = resolve(layout_of(spec, with_label=False), read_footers(files, footers))
+    paths = [_new_path(job, target, task) for target in job.targets]
+    with ExitStack() as stack:
+        outs = [stack.enter_context(_writer(job, path)) for path in paths]
+        for file, groups in groupby(task.row_groups, key=lambda group: group.file):
+            with _opened(file, footers) as opened:
+                for group in groups:
+                    keys, inputs = _read(opened, group, spec, layout)
+                    for bundle, out in zip(bundles, outs, strict=True):
+                        predicted = predict(bundle, inputs, group.rows)
+                        out.write_table(_predictions(job, spec, keys, predicted))
+    for path in paths:
+        yield data_file(job.table_root, path, job.schema, job.partition_by)
+
+
+def _new_path(job: Job, target: Target, task: ScoreTask) -> str:
+    partition = {
+        "model_name": target.model.name,
+        "model_version": str(target.model.version),
+        job.period_column: task.period,
+    }
+    folder = f"{target.attempt}/{partition_folder(partition)}"
+    (Path(job.table_root) / folder).mkdir(parents=True, exist_ok=True)
+    return f"{folder}/{uuid.uuid4().hex}.parquet"
+
+
+def _writer(job: Job, path: str) -> pq.ParquetWriter:
+    schema = without(job.schema, job.partition_by)
+    # Only constants gain by a dictionary.
+    return pq.ParquetWriter(Path(job.table_root) / path, schema, use_dictionary=list(CONSTANTS))
 
 
 def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, pa.Array]:
@@ -174,42 +204,47 @@ def _column(values: Tensor, classes: Sequence[str] | None) -> pa.Array:
     return pa.ListArray.from_arrays(pa.array(offsets), flat)
 
 
-def _inputs(rows: pa.Table, layout: ResolvedLayout, where: str) -> dict[str, Tensor]:
-    """What the network is given, from a row group's columns."""
-    block = to_block(rows, layout, where)
-    inputs = {spec.name: torch.as_tensor(spec.tensor(block[spec.name])) for spec in layout.tensors}
-    for spec in layout.sequences:
-        inputs[spec.name], inputs["lengths"] = padded(block[spec.name], spec)
-    return inputs
-
-
-def _read(group: RowGroup, spec: FeatureSpec, footers: FooterCache) -> pa.Table:
-    """Keys and inputs of one row group; a column that is both is read once."""
-    columns = [*spec.keys, *spec.feature_columns]
+@contextmanager
+def _opened(file: str, footers: FooterCache) -> Iterator[OpenFile]:
     try:
-        with closing(open_parquet(group.file, footers)) as file:
-            return file.read_row_group(group.index, columns=columns, use_threads=False)
+        with closing(OpenFile(open_file(file), footers.get(file))) as opened:
+            yield opened
     except (OSError, pa.ArrowException) as error:
-        raise ScoringError(
-            f"file {group.file}, row group {group.index}",
-            f"cannot be read: {error}",
-            "Run featurize again; nothing was committed.",
-        ) from error
+        raise _unreadable(file, error) from error
+
+
+def _read(
+    file: OpenFile, group: RowGroup, spec: FeatureSpec, layout: ResolvedLayout
+) -> tuple[pa.Table, dict[str, Tensor]]:
+    """Keys of one row group, and what the network is given."""
+    where = f"{group.file}, row group {group.index}"
+    try:
+        keys = file.reader.read_row_group(group.index, columns=list(spec.keys), use_threads=False)
+        block = decode(file, group.index, layout, where)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(where, error) from error
+    inputs = {each.name: torch.as_tensor(each.tensor(block[each.name])) for each in layout.tensors}
+    for each in layout.sequences:
+        inputs[each.name], inputs["lengths"] = padded(block[each.name], each)
+    return keys, inputs
+
+
+def _unreadable(where: str, error: Exception) -> ScoringError:
+    return ScoringError(
+        f"file {where}", f"cannot be read: {error}", "Run featurize again; nothing was committed."
+    )
 
 
 def _predictions(
-    job: Job, spec: FeatureSpec, rows: pa.Table, predicted: Mapping[str, pa.Array]
+    job: Job, spec: FeatureSpec, keys: pa.Table, predicted: Mapping[str, pa.Array]
 ) -> pa.Table:
     """The rows as `predictions` keeps them, partition columns left out."""
     schema = without(job.schema, job.partition_by)
-    constants = {
-        "spec_hash": spec.hash,
-        "source_version": job.source_version,
-        "scored_at": job.scored_at_us,
-    }
-    arrays = [rows[key].cast(schema.field(key).type) for key in spec.keys]
+    arrays = [keys[key].cast(schema.field(key).type) for key in spec.keys]
     arrays += predicted.values()
-    for name, value in constants.items():
+    for name, value in zip(
+        CONSTANTS, (spec.hash, job.source_version, job.scored_at_us), strict=True
+    ):
         scalar = pa.scalar(value, schema.field(name).type)
-        arrays.append(pa.repeat(scalar, rows.num_rows))
+        arrays.append(pa.repeat(scalar, keys.num_rows))
     return pa.Table.from_arrays(arrays, schema=schema)

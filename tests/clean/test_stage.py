@@ -19,6 +19,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.clean import stage
 from pipeline.clean.contract import REASONS
+from pipeline.clean.frames import judged
 from pipeline.clean.raw import find_files
 from pipeline.clean.stage import clean
 from pipeline.clean.verdict import DROPPED_BY, VERDICT
@@ -91,7 +92,7 @@ def test_every_dirty_row_meets_the_fate_that_plain_python_foretells(
     root = tmp_path_factory.mktemp("dirty")
     lay_out(root, files)
     pipeline = examples.pipeline(root, oracle.CHANGES)
-    rows = stage._judged(spark, pipeline, find_files(pipeline.source, "source")).collect()
+    rows = judged(spark, pipeline, find_files(pipeline.source, "source")).collect()
     told = oracle.fates({name: rows for name, (_, rows) in files.items()})
     assert Counter(row["uid"] for row in rows) == Counter(list(told))
     for row in rows:
@@ -176,7 +177,7 @@ def test_tables_and_outcome_account_for_every_row_and_running_again_changes_noth
     assert uids(lake)["clean"] == by_verdict["clean"] + Counter(["late"])
     assert uids(lake)["quarantine"] == by_verdict["quarantine"]
     os.utime(root / "raw" / "late.parquet", (0, 0))
-    assert stage._Input.of(pipeline).fingerprint(pipeline) != lake.table("clean").last_note(
+    assert stage.Found.of(pipeline).fingerprint(pipeline) != lake.table("clean").last_note(
         "lakestorm.run"
     )
 
@@ -219,7 +220,7 @@ def test_equal_rows_are_judged_alike_in_whatever_order_files_are_found(
         outcomes = []
         for files, shuffles in ((found, "1"), (found[::-1], "5")):
             spark.conf.set("spark.sql.shuffle.partitions", shuffles)
-            rows = stage._judged(spark, pipeline, files).collect()
+            rows = judged(spark, pipeline, files).collect()
             outcomes.append({row["uid"]: (row[VERDICT], row[REASONS]) for row in rows})
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", str(before))

@@ -142,7 +142,9 @@ def test_what_clean_made_of_leakage_is_leakage(
     spark: SparkSession, tmp_path: Any, changes: dict[str, Any], where: str
 ) -> None:
     schema = from_spark(examples.frame(spark, []).schema)
-    clean = Snapshot(name="", root="", version=1, schema=schema, partition_by=(), files=())
+    clean = Snapshot(
+        name="", root="", table_id="", version=1, schema=schema, partition_by=(), files=()
+    )
     with pytest.raises(LeakageError, match=where):
         require_no_leakage_in_clean(spark, clean_examples.pipeline(tmp_path, changes), clean)
     listed = {**changes, "features.leakage": ["delay", "why"]}

@@ -23,7 +23,7 @@ from pipeline.errors import (
     TableNotFoundError,
     UnsupportedTableError,
 )
-from pipeline.lake import Between, DataFile, Lake, Table, Transaction, commit, data_file
+from pipeline.lake import Between, DataFile, Lake, Since, Table, Transaction, commit, data_file
 from pipeline.lake.files import partition_folder
 
 SCHEMA = pa.schema([("id", pa.int64()), ("p", pa.string())])
@@ -66,6 +66,40 @@ def test_replace_takes_exactly_the_touched_partitions(tmp_path: Path) -> None:
     commit(table, staged(table, {"a": [5, 5]}), replace=[("a",)])
     assert content(table) == Counter({(5, "a"): 2, (2, "b"): 1})
     assert {f.path for f in table.snapshot().select(p={"b"}).files} == before
+
+
+def test_a_commit_that_builds_upon_what_another_has_moved_is_refused(tmp_path: Path) -> None:
+    table = new_table(tmp_path)
+    commit(table, staged(table, {"a": [1]}), transaction=Transaction("job", 3))
+    upon = Since("job", 3)
+    files = staged(table, {"a": [2]})
+    commit(table, files, transaction=Transaction("job", 5), since=upon)
+    with pytest.raises(CommitConflictError, match=r"job was at 3 .* and is at 5 now"):
+        commit(table, staged(table, {"a": [2, 3]}), transaction=Transaction("job", 6), since=upon)
+    with pytest.raises(CommitConflictError, match="was at None"):
+        commit(table, staged(table, {"a": [4]}), replace=[("a",)], since=Since("job", None))
+    assert content(table) == Counter([(1, "a"), (2, "a")])
+
+
+def test_an_error_removes_an_attempts_files_only_while_no_commit_may_have_them(
+    tmp_path: Path,
+) -> None:
+    table, other = new_table(tmp_path / "one"), new_table(tmp_path / "two")
+    attempts = [table.attempt(), other.attempt()]
+
+    def work() -> None:
+        with attempts[0] as first, attempts[1] as second:
+            for attempt in (first, second):
+                folder = Path(attempt.table_root, attempt.folder, "p=a")
+                folder.mkdir(parents=True)
+                pq.write_table(pa.table({"id": pa.array([1], pa.int64())}), folder / "x.parquet")
+            commit(table, first.files(), attempt=first)
+            commit(other, second.files(), attempt=second, since=Since("job", 1))
+
+    with pytest.raises(CommitConflictError):
+        work()
+    assert content(table) == Counter([(1, "a")])
+    assert not Path(other.root, attempts[1].folder).exists()
 
 
 def test_a_pinned_version_stays(tmp_path: Path) -> None:

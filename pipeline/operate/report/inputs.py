@@ -12,6 +12,7 @@ from pipeline.features.stage import CLEAN_VERSION
 from pipeline.lake import Lake, Snapshot, fingerprint
 from pipeline.operate.report.model import TrainedModel, trained_model
 from pipeline.operate.report.quality import Quality, read_quality
+from pipeline.scoring.reached import reached
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,9 @@ def read_inputs(pipeline: Pipeline, lake: Lake) -> Inputs:
     all_predictions = lake.table("predictions").snapshot()
     model, spec = trained_model(lake, pipeline)
     predictions = _of_model(all_predictions, model)
-    source_version = predictions.head(1)["source_version"][0].as_py()
     features_table = lake.table(spec.table)
-    features = features_table.snapshot(source_version)
+    version = reached(lake, model.name, model.version, features_table.snapshot())
+    features = features_table.snapshot(version)
     noted = features_table.last_note(CLEAN_VERSION)
     return Inputs(
         model=model,

@@ -1,0 +1,76 @@
+"""The frames of `clean`: all raw rows with their verdicts, those accepted, those rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.clean.contract import REASONS, UNREADABLE, typed
+from pipeline.clean.joins import joined, require_joinable, right_side
+from pipeline.clean.raw import FILE, POSITION, RawFile, read_files
+from pipeline.clean.rules import with_rules
+from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
+from pipeline.config import Pipeline
+from pipeline.errors import ConfigError
+from pipeline.expressions import checked
+
+
+def judged(spark: SparkSession, pipeline: Pipeline, found: Sequence[RawFile]) -> DataFrame:
+    """All raw rows, typed, each with its verdict and reasons."""
+    groups = read_files(spark, pipeline.source, found)
+    frame = reduce(
+        DataFrame.unionByName, [typed(group, pipeline.source.columns) for group in groups]
+    )
+    frame = with_rules(frame, pipeline.clean.rules, pipeline.source.columns)
+    frame = with_verdict(frame, pipeline.clean.rules)
+    if pipeline.clean.dedupe is not None:
+        frame = without_superseded(frame, pipeline.clean.dedupe)
+    return frame
+
+
+def accepted(
+    spark: SparkSession,
+    pipeline: Pipeline,
+    judged: DataFrame,
+    rights: Mapping[str, Sequence[RawFile]],
+) -> DataFrame:
+    """The accepted rows with the columns of the table `clean`, in no order."""
+    frame = judged.where(F.col(VERDICT) == CLEAN).select(*pipeline.source.columns)
+    for name, join in pipeline.clean.joins.items():
+        right = right_side(read_files(spark, join, rights[name]), join)
+        require_joinable(frame, right, join, name)
+        frame = joined(frame, right, join)
+    period = pipeline.clean.period
+    value = checked(frame, period.expression, "clean.period.expression", ConfigError).column
+    return frame.withColumn(period.column, value.cast("string"))
+
+
+def arranged(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
+    """Rows of `clean` as they are written: equal rows give equal files however Spark spreads them.
+
+    Spark merges small and cuts large partitions to files worth reading.
+    """
+    period = pipeline.clean.period.column
+    order = pipeline.clean.dedupe.keys if pipeline.clean.dedupe else pipeline.features.keys
+    return frame.hint("rebalance", F.col(period)).sortWithinPartitions(period, *order)
+
+
+def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
+    """The rejected rows with the columns of the table `quarantine`."""
+    return judged.where(F.col(VERDICT) == QUARANTINE).select(
+        F.col(FILE).alias("source_file"),
+        F.col(POSITION).alias("source_position"),
+        F.col(REASONS).alias("reasons"),
+        as_json(contract).alias("row"),
+        F.to_json(UNREADABLE).alias("unreadable"),
+    )
+
+
+def as_json(contract: Sequence[str]) -> Column:
+    """A raw row as the text that `quarantine` keeps."""
+    # Spark's own format ends at the millisecond.
+    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
+    return F.to_json(F.struct(*contract), {"ignoreNullFields": "false", "timestampFormat": stamp})

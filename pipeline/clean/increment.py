@@ -1,0 +1,428 @@
+"""The stage `clean` on what came since: new raw files only, each once.
+
+Spark's Structured Streaming finds the files, and its checkpoint remembers them. A batch's number is
+its transaction's number in Delta (DESIGN, decision 7): a run that was killed between the commit and
+the checkpoint gets the same files under the same number again, and the table says that it has them.
+The three tables are committed one after the other, `clean` last: only then the batch is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from py4j.protocol import Py4JJavaError
+from pyspark import StorageLevel
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Observation, SparkSession
+
+from pipeline.clean.frames import accepted, arranged, judged, rejected
+from pipeline.clean.quality import (
+    Counts,
+    counts_of,
+    observed_columns,
+    observed_verdicts,
+    quality_rows,
+)
+from pipeline.clean.raw import ENDINGS, RawFile, rows_by_footers
+from pipeline.clean.stage import (
+    WRITER,
+    Found,
+    count_notes,
+    create_tables,
+    laid_out,
+    outcome_of,
+    refuse_failed_rules,
+)
+from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
+from pipeline.config import Pipeline
+from pipeline.errors import CommitConflictError, CountError, LakeError, LakestormError, SourceError
+from pipeline.lake import COUNTS, RUN, Lake, Snapshot, Table, Transaction, commit, fingerprint
+from pipeline.outcome import Outcome
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "lakestorm.clean_settings"
+MENDED = "lakestorm.mended_files"
+"""Commits note under this key files that were written again after Spark found them, and before any
+row of them was committed: path to time of change in ms."""
+_FILES_SCHEMA = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
+# Spark would leave out, without a word, what is a week older than the newest file it has seen.
+_ANY_AGE = "36500d"
+
+
+def clean_increment(
+    spark: SparkSession, pipeline: Pipeline, lake: Lake, *, rebuild: bool = False
+) -> Outcome:
+    """Cleans the raw files that came since the last time, and adds them to the three tables.
+
+    Rows of any period are added to it, however late. A row that is there already is a duplicate;
+    one with a later `clean.dedupe.latest_by` takes the place of the one that is there.
+
+    Args:
+        spark: The session.
+        pipeline: The description.
+        lake: Where the tables are.
+        rebuild: Begins anew: all files are read, and the tables replaced.
+
+    Returns:
+        Rows of all batches so far; unchanged where no file came.
+
+    Raises:
+        LakestormError: As `clean`; and where the tables were written by anything else, or under
+            other settings, or a file was changed after it was read.
+    """
+    started = time.monotonic()
+    lake.require_writable()
+    pipeline = laid_out(pipeline, lake)
+    folder = Path(lake.root) / "ingest" / pipeline.name
+    with _alone(folder):
+        checkpoint = folder / "checkpoint"
+        if rebuild:
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        increment = _Increment(spark, pipeline, lake, checkpoint, rebuild=rebuild)
+        increment.require_continuable()
+        increment.run()
+    new = f"{increment.files} new files, {increment.rows:,} rows"
+    return outcome_of(
+        lake.table("clean"),
+        time.monotonic() - started,
+        unchanged=not increment.files,
+        note=new if increment.files else "no new file",
+    )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps a second run from reading the same files; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommitConflictError(
+                "stage clean",
+                "another run is cleaning the new files at this moment; nothing was done here",
+                "Run it again when the other one is done.",
+            ) from error
+        yield
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch of new files, and the state of `clean` that it comes to."""
+
+    number: int
+    found: Found
+    before: Snapshot | None
+    """`clean` as it is; None where nothing of it stays."""
+
+
+class _Increment:
+    """One run of the query over all files that are new."""
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        pipeline: Pipeline,
+        lake: Lake,
+        checkpoint: Path,
+        *,
+        rebuild: bool,
+    ) -> None:
+        self._spark, self._pipeline = spark, pipeline
+        self._tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
+        self._checkpoint = checkpoint
+        self._rebuild = rebuild
+        self._fault: BaseException | None = None
+        self._settings = fingerprint(
+            contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
+            # Not where the files lie: a lake may be moved.
+            settings=pipeline.clean.model_dump(
+                mode="json", exclude={"joins": {name: {"path"} for name in pipeline.clean.joins}}
+            ),
+        )
+        self.files = 0
+        self.rows = 0
+
+    def require_continuable(self) -> None:
+        """Refuses tables that this query did not write, or files that are not what they were.
+
+        Raises:
+            LakeError: They are of a full run, of another checkpoint or of other settings.
+            SourceError: A file was changed after it was read.
+        """
+        clean = self._tables["clean"]
+        writer = clean.last_note(WRITER)
+        if writer is None or self._rebuild:
+            return
+        remedy = "Run `lakestorm clean --incremental --rebuild`: it reads all files once more."
+        if not self._checkpoint.exists() or writer != self._app:
+            raise LakeError(
+                "table clean",
+                f"was written by {writer}, so which raw files it holds is not known here",
+                remedy,
+            )
+        if clean.last_note(SETTINGS) != self._settings:
+            raise LakeError(
+                "table clean", "was written under another contract or other rules", remedy
+            )
+        self._refuse_changed_files()
+
+    def run(self) -> None:
+        """Takes all new files, batch by batch.
+
+        Raises:
+            LakestormError: What a batch met; it is not committed, and comes again.
+        """
+        source = self._pipeline.source
+        files = (
+            self._spark.readStream.format("binaryFile")
+            .schema(_FILES_SCHEMA)
+            .option("pathGlobFilter", f"{{{','.join(ENDINGS[source.format])}}}")
+            .option("recursiveFileLookup", "true")
+            .option("maxFileAge", _ANY_AGE)
+            .load(str(Path(source.path).absolute()))
+            .select("path")
+        )
+        writer = (
+            files.writeStream.foreachBatch(self._on_batch)
+            .option("checkpointLocation", str(self._checkpoint))
+            .trigger(availableNow=True)
+        )
+        try:
+            query = writer.start()
+            query.awaitTermination()
+        except (PySparkException, Py4JJavaError) as error:
+            if isinstance(self._fault, LakestormError):
+                raise self._fault from None
+            raise SourceError(
+                "source.path",
+                f"new files could not be read: {str(error).strip().splitlines()[0]}",
+                "Mend the cause and run the stage again; nothing was committed.",
+            ) from (self._fault or error)
+
+    @property
+    def _app(self) -> str:
+        """Named after the query, whose id lasts as long as its checkpoint."""
+        known: dict[str, Any] = json.loads((self._checkpoint / "metadata").read_text())
+        return f"clean/{known['id']}"
+
+    def _on_batch(self, files: DataFrame, number: int) -> None:
+        try:
+            last = self._tables["clean"].transaction_version(self._app)
+            if last is not None and last >= number:
+                return  # committed, and killed before the checkpoint knew
+            # The names of files, no rows.
+            paths = {_local(row["path"]) for row in files.collect()}
+            if paths:
+                self._take(paths, number)
+        except BaseException as error:
+            self._fault = error  # Spark keeps only its text
+            raise
+
+    def _take(self, paths: set[str], number: int) -> None:
+        found = Found.of(self._pipeline)
+        new = [file for file in found.subject if file.path in paths]
+        for gone in sorted(paths - {file.path for file in new}):
+            log.warning("%s is gone before any row of it was read", gone)
+        if not new:
+            return
+        own = self._tables["clean"].last_note(WRITER) == self._app
+        before = self._tables["clean"].snapshot() if own else None
+        batch = _Batch(number, Found(new, found.rights), before)
+        notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new)}
+        self.rows += _Merge(self._spark, self._pipeline, self._tables, batch).commit(
+            self._app, notes
+        )
+        self.files += len(new)
+
+    def _mended(self, files: Sequence[RawFile]) -> dict[str, str]:
+        found = {path: time for path, time, _ in _files_found(self._checkpoint)}
+        mended = {
+            file.path: _milliseconds(file)
+            for file in files
+            if found.get(file.path, _milliseconds(file)) != _milliseconds(file)
+        }
+        return {MENDED: json.dumps(mended)} if mended else {}
+
+    def _refuse_changed_files(self) -> None:
+        """A file is read once; what is written into it afterwards would never be seen."""
+        present = {file.path: file for file in Found.of(self._pipeline).subject}
+        mended: dict[str, int] = {}
+        for entry in reversed(self._tables["clean"].history()):
+            mended |= json.loads(entry.get(MENDED, "{}"))
+        done = self._tables["clean"].transaction_version(self._app)
+        for path, milliseconds, batch in _files_found(self._checkpoint):
+            file = present.get(path) if done is not None and batch <= done else None
+            if file is not None and _milliseconds(file) != mended.get(path, milliseconds):
+                raise SourceError(
+                    f"file {path}",
+                    "was changed after it was read",
+                    "Deliver corrections as a new file, or read all files once more: "
+                    "lakestorm clean --incremental --rebuild.",
+                )
+
+
+class _Merge:
+    """What one batch makes of the three tables."""
+
+    def __init__(
+        self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], batch: _Batch
+    ) -> None:
+        self._spark, self._pipeline, self._tables, self._batch = spark, pipeline, tables, batch
+        self._contract = list(pipeline.source.columns)
+        self._period = pipeline.clean.period.column
+
+    def commit(self, app: str, notes: Mapping[str, str]) -> int:
+        """Writes and commits the batch with these notes; its raw rows."""
+        kept: list[DataFrame] = []
+        try:
+            return self._commit(app, notes, kept)
+        finally:
+            for frame in kept:
+                frame.unpersist()
+
+    def _commit(self, app: str, notes: Mapping[str, str], kept: list[DataFrame]) -> int:
+        pipeline, batch, before = self._pipeline, self._batch, self._batch.before
+        dedupe = pipeline.clean.dedupe
+        of_rows, of_columns = Observation(), Observation()
+        rows = judged(self._spark, pipeline, batch.found.subject)
+        merging = before is not None and dedupe is not None and bool(before.files)
+        if merging and before is not None and dedupe is not None:
+            rows = against(rows, before.dataframe(self._spark), dedupe)
+        rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
+        rows = self._keep(rows, kept)
+        bad = rejected(rows, self._contract)
+        good = observed_columns(
+            accepted(self._spark, pipeline, rows, batch.found.rights), of_columns
+        )
+        periods = set[str | None]()
+        gone_rows = corrections(rows).count() if merging else 0
+        if gone_rows and before is not None and dedupe is not None:
+            present = before.dataframe(self._spark)
+            gone = self._keep(corrected(rows, present, dedupe), kept)
+            # The names of periods, no rows.
+            periods = {row[0] for row in gone.select(self._period).distinct().collect()}
+            bad = bad.unionByName(quarantined(gone, self._contract, f"clean@{before.version}"))
+            touched = before.select(**{self._period: periods}).dataframe(self._spark)
+            good = good.unionByName(remaining(rows, touched, dedupe))
+        good = arranged(good, pipeline)
+        create_tables(pipeline, self._tables, clean=good, quarantine=bad)
+        with (
+            self._tables["quarantine"].attempt() as reject,
+            self._tables["quality"].attempt() as measure,
+            self._tables["clean"].attempt() as accept,
+        ):
+            bad_files = reject.write(bad)
+            counts = counts_of(of_rows)
+            refuse_failed_rules(pipeline, counts)
+            good_files = accept.write(good)
+            staying = 0 if before is None else before.select(**{self._period: periods}).rows
+            self._require_exact(
+                counts,
+                gone=gone_rows,
+                clean=sum(file.rows for file in good_files) - (staying - gone_rows),
+                quarantine=sum(file.rows for file in bad_files) - gone_rows,
+            )
+            run = f"{app}/{batch.number}"
+            transaction = Transaction(app, batch.number)
+            notes = {
+                **notes,
+                RUN: run,
+                COUNTS: json.dumps(self._totals(count_notes(counts), gone_rows)),
+            }
+            anew = before is None
+            commit(
+                self._tables["quarantine"],
+                bad_files,
+                attempt=reject,
+                transaction=transaction,
+                replace="all" if anew else None,
+                notes=notes,
+            )
+            # Without any row, none may have passed by the observer.
+            of_clean = of_columns.get if counts.clean else {}
+            measures = quality_rows(counts, of_clean, run, datetime.now(UTC))
+            commit(
+                self._tables["quality"],
+                measure.write_arrow(measures),
+                attempt=measure,
+                transaction=transaction,
+            )
+            commit(
+                self._tables["clean"],
+                good_files,
+                attempt=accept,
+                transaction=transaction,
+                replace="all" if anew else {(period,) for period in periods} or None,
+                elsewhere=True,
+                notes=notes,
+            )
+        return counts.raw
+
+    def _keep(self, frame: DataFrame, kept: list[DataFrame]) -> DataFrame:
+        """On local disk where memory is short: several tables come from one pass."""
+        kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        return kept[-1]
+
+    def _totals(self, counts: Mapping[str, int], gone: int) -> dict[str, int]:
+        """Counts of all batches so far, so that they stand for the tables as they will be."""
+        before: dict[str, int] = {}
+        if self._batch.before is not None:
+            before = json.loads(self._tables["clean"].last_note(COUNTS) or "{}")
+        names = dict.fromkeys((*before, *counts))
+        totals = {name: before.get(name, 0) + counts.get(name, 0) for name in names}
+        if gone:
+            duplicates = "quarantine duplicate"
+            totals["clean"] -= gone
+            totals["quarantine"] += gone
+            totals[duplicates] = totals.get(duplicates, 0) + gone
+        return totals
+
+    def _require_exact(self, counts: Counts, *, gone: int, clean: int, quarantine: int) -> None:
+        """Every row of the batch is somewhere, by three counts that share no code."""
+        by_footers = rows_by_footers(self._pipeline.source, self._batch.found.subject)
+        accounted = counts.clean + counts.quarantined + counts.dropped
+        raw_agrees = by_footers is None or by_footers == counts.raw
+        if (
+            (clean, quarantine) != (counts.clean, counts.quarantined)
+            or accounted != counts.raw
+            or not raw_agrees
+        ):
+            raise CountError(
+                f"stage clean, batch {self._batch.number}",
+                f"raw {counts.raw} (by footers {by_footers}), clean {counts.clean}, quarantine "
+                f"{counts.quarantined}, dropped {counts.dropped}, corrected {gone}, but written "
+                f"clean {clean}, quarantine {quarantine}",
+                "Nothing was committed; run again, and report it if it comes back.",
+            )
+
+
+def _local(uri: str) -> str:
+    """The path of a file that Spark names by its URI."""
+    return unquote(urlsplit(uri).path)
+
+
+def _milliseconds(file: RawFile) -> int:
+    """When it was changed, as Spark counts."""
+    return file.modified_ns // 1_000_000
+
+
+def _files_found(checkpoint: Path) -> Iterator[tuple[str, int, int]]:
+    """Files that the query found, their time of change in ms and their batch, by Spark's log."""
+    log = checkpoint / "sources" / "0"
+    for part in sorted(log.glob("[0-9]*")) if log.is_dir() else ():
+        for line in part.read_text().splitlines()[1:]:  # the first names the format's version
+            entry: dict[str, Any] = json.loads(line)
+            yield _local(entry["path"]), int(entry["timestamp"]), int(entry["batchId"])
