@@ -70,7 +70,7 @@ def _days_of_week(field: str, expression: str) -> str:
             begin = _number(first)
             # `1/2` is every second day from Monday on; `1` is Monday alone.
             end = _number(last) if last else (6 if step else begin)
-        if last and end == 0:  # `fri-sun`
+        if end == 0 < begin:  # `fri-sun`
             end = 7
         if end < begin:
             raise ValueError(f"cron {expression!r}: {part!r} ends before it begins")

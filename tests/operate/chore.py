@@ -44,6 +44,8 @@ def main(folder: Path, word: str, *details: str) -> None:
         print("lakestorm: ScoringError: <b>no\x1b[2J luck</b>", file=sys.stderr)  # noqa: T201
         print("and more", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+    if word == "expects-no" and details[0] in os.environ:
+        sys.exit(f"it has {details[0]}")
     if word == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if word == "deaf":

@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import Job, load_pipeline
+from pipeline.config import Job, Pipeline, load_pipeline
 from pipeline.errors import LakestormError
 from pipeline.lake import Lake
+from pipeline.operate.schedule.command import Command
 from pipeline.operate.schedule.records import Run, RunTable
 from pipeline.operate.schedule.service import run_once, serve
 from tests.flights import CHECKOUT, FLIGHTS
@@ -30,13 +31,17 @@ ONCE_A_YEAR = "0 0 1 1 *"
 CENTURY_SECONDS = 100 * 365 * 86_400
 
 
-def main(pipeline_yaml: str, folder: str, once: str | None = None) -> None:
-    pipeline = load_pipeline(pipeline_yaml)
-    chores = json.loads((Path(folder) / "chores.json").read_text())
+def chores_of(folder: Path) -> Command:
+    chores = json.loads((folder / "chores.json").read_text())
 
     def command(job: Job) -> list[str]:
-        return [sys.executable, str(CHORE), folder, *chores[job.stages[0]]]
+        return [sys.executable, str(CHORE), str(folder), *chores[job.stages[0]]]
 
+    return command
+
+
+def main(pipeline_yaml: str, folder: str, once: str | None = None) -> None:
+    pipeline, command = load_pipeline(pipeline_yaml), chores_of(Path(folder))
     # As pipeline.cli does it, whose imports take most of a second.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
@@ -137,6 +142,17 @@ class Place:
         service = Service(*arguments, *([once] if once else []), environment=environment)
         self._services.append(service)
         return service
+
+    def serve(self) -> None:
+        """The service in this process, for what keeps it from starting."""
+        serve(self._pipeline(), self.lake, chores_of(self.folder))
+
+    def once(self, name: str) -> Run:
+        """`--once` in this process."""
+        return run_once(self._pipeline(), self.lake, chores_of(self.folder), name)
+
+    def _pipeline(self) -> Pipeline:
+        return load_pipeline(self.folder / "pipeline.yaml")
 
     def runs(self) -> list[Run]:
         """The runs of the test itself, the oldest first."""

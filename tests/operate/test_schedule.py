@@ -19,12 +19,15 @@ from typing import Any
 import pytest
 from apscheduler.events import EVENT_JOB_EXECUTED, EVENT_JOB_MAX_INSTANCES, EVENT_JOB_SUBMITTED
 
-from pipeline.config import STAGE_NAMES, Job, Schedule
+from pipeline.config import STAGE_NAMES, Job, Schedule, load_pipeline
+from pipeline.errors import ConfigError, ScheduleError
 from pipeline.operate.schedule.command import lakestorm_run
+from pipeline.operate.schedule.locks import only_service
 from pipeline.operate.schedule.records import Run, StageRun
 from pipeline.operate.schedule.runner import LONGEST_BACKOFF_SECONDS, backoff_seconds
-from pipeline.operate.schedule.service import scheduler_of
+from pipeline.operate.schedule.service import scheduler_of, serve
 from pipeline.operate.walk import STAGES
+from tests.flights import FLIGHTS
 from tests.operate.scheduled import CENTURY_SECONDS, Place, job
 
 SCORED = StageRun(
@@ -221,30 +224,49 @@ def test_a_run_that_fails_after_its_retries_is_loud(place: Place) -> None:
     assert (code, health["jobs"]["score"]["consecutive_failures"]) == (503, 1)
 
 
-def test_a_retry_that_succeeds_is_told_to_nobody(place: Place) -> None:
+def test_a_retry_that_succeeds_is_told_to_nobody(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     jobs = {"score": job(retries=2)}
     place.write({"score": "fails 1"}, jobs=jobs, webhook_env="ALARM_URL")
     with receiver() as (url, posted):
-        assert place.start("score", ALARM_URL=url).code() == 0
+        monkeypatch.setenv("ALARM_URL", url)
+        assert place.once("score").outcome == "succeeded"
         assert posted.empty()
     assert place.outcomes() == [("score", 1, "failed"), ("score", 2, "succeeded")]
 
 
 @pytest.mark.parametrize("reached", [True, False])
-def test_a_webhook_that_fails_is_logged_without_its_address(place: Place, reached: bool) -> None:
+def test_a_webhook_that_fails_is_logged_without_its_address(
+    place: Place, reached: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     place.write({"score": "fails 9"}, webhook_env="ALARM_URL")
     with receiver(500) as (url, _):
-        told = url if reached else "http://127.0.0.1:x/secret-path"
-        service = place.start("score", ALARM_URL=told)
-        assert service.code() == 1
-    assert f"could not be told: {'it answered 500' if reached else 'InvalidURL'}" in service.log
-    assert "secret-path" not in service.log
-    assert "lakestorm: ScheduleError: job score: failed: ScoringError: <b>no" in service.log
+        monkeypatch.setenv("ALARM_URL", url if reached else "http://127.0.0.1:x/secret-path")
+        with pytest.raises(ScheduleError, match=r"job score: failed: ScoringError: <b>no"):
+            place.once("score")
+    assert f"could not be told: {'it answered 500' if reached else 'InvalidURL'}" in caplog.text
+    assert "secret-path" not in caplog.text
+
+
+def test_the_secret_address_is_not_given_to_runs(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALARM_URL", "http://127.0.0.1/secret-path")
+    monkeypatch.setenv("OTHER_URL", "http://127.0.0.1/")
+    for variable, code in (("OTHER_URL", 1), ("ALARM_URL", 0)):
+        place.write({"score": "expects-no ALARM_URL"}, webhook_env=variable)
+        if code:
+            with pytest.raises(ScheduleError, match="it has ALARM_URL"):
+                place.once("score")
+        else:
+            place.once("score")
 
 
 @pytest.mark.parametrize(
     ("chore", "outcome", "error"),
     [
+        ("works", "succeeded", None),
         ("unchanged", "unchanged", None),
         ("dies", "failed", "was ended by SIGKILL"),
         ("mute", "failed", "ended without telling what it did"),
@@ -252,7 +274,11 @@ def test_a_webhook_that_fails_is_logged_without_its_address(place: Place, reache
 )
 def test_once_runs_a_job_now(place: Place, chore: str, outcome: str, error: str | None) -> None:
     place.write({"score": chore})
-    assert place.start("score").code() == (0 if error is None else 1)
+    if error is None:
+        assert place.once("score") == place.runs()[0]
+    else:
+        with pytest.raises(ScheduleError, match=f"job score: failed: {error}"):
+            place.once("score")
     [run] = place.runs()
     assert (run.outcome, run.error) == (outcome, error)
 
@@ -288,35 +314,49 @@ def test_a_run_that_cannot_be_recorded_is_a_failed_one(place: Place) -> None:
     place.write({"score": "works"})
     (Path(place.lake.root) / "schedule").mkdir()
     (Path(place.lake.root) / "schedule" / "runs").write_text("in the way")
-    service = place.start("score")
-    assert service.code() == 1
-    assert "job score could not be run or recorded" in service.log
+    with pytest.raises(ScheduleError, match="job score: failed: OSError: "):
+        place.once("score")
     assert not (place.folder / "diary").exists()
 
 
-def test_what_keeps_a_service_from_starting_is_one_line(place: Place) -> None:
+@pytest.mark.parametrize("value", [None, "file:///etc/passwd"])
+def test_a_webhook_without_an_address_keeps_the_service_from_starting(
+    place: Place, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.write({"score": "works"}, webhook_env="ALARM_URL")
-    assert complaint(place, ALARM_URL="file:///etc/passwd").startswith("ConfigError: schedule.web")
-    assert complaint(place).startswith("ConfigError: schedule.webhook_env ALARM_URL: this env")
+    if value:
+        monkeypatch.setenv("ALARM_URL", value)
+    with pytest.raises(
+        ConfigError, match=r"^schedule.webhook_env ALARM_URL: .* is not set"
+    ) as told:
+        place.serve()
+    assert "passwd" not in str(told.value)
+
+
+def test_a_port_that_is_taken_keeps_the_service_from_starting(place: Place) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         place.write({"score": "works"}, health_port=port)
-        assert complaint(place).startswith(f"ScheduleError: schedule.health_port {port}: cannot")
+        with pytest.raises(ScheduleError, match=f"schedule.health_port {port}: cannot be listened"):
+            place.serve()
+
+
+def test_a_pipeline_has_one_service(place: Place) -> None:
     place.write({"score": "works"})
-    first = place.start()
-    first.address()
-    assert "pipeline flights: is scheduled already" in complaint(place)
-    service = place.start("scor")
-    assert service.code() == 1
-    assert "there is no job 'scor'. Jobs: score." in service.log
+    with (
+        only_service(place.lake, "flights"),
+        pytest.raises(ScheduleError, match="pipeline flights: is scheduled already"),
+    ):
+        place.serve()
 
 
-def complaint(place: Place, **environment: str) -> str:
-    service = place.start(**environment)
-    assert service.code() == 1
-    assert "Traceback" not in service.log
-    [line] = [line for line in service.log.splitlines() if line.startswith("lakestorm: ")]
-    return line.removeprefix("lakestorm: ")
+def test_a_job_or_schedule_that_is_not_there_is_named(place: Place) -> None:
+    place.write({"score": "works"})
+    with pytest.raises(ConfigError, match=r"--once: there is no job 'scor'\. Jobs: score\."):
+        place.once("scor")
+    pipeline = load_pipeline(FLIGHTS).model_copy(update={"schedule": None})
+    with pytest.raises(ConfigError, match="schedule: is missing"):
+        serve(pipeline, place.lake, lambda _job: [])
 
 
 def schedule(**jobs: Any) -> Schedule:
