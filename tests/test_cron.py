@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -18,14 +20,14 @@ def times(expression: str, zone: str, begin: datetime, count: int) -> list[datet
     """The first times from a moment on, as APScheduler asks for them."""
     found = trigger(expression, ZoneInfo(zone))
 
-    def following() -> object:
-        last = None
+    def following() -> Iterator[datetime]:
+        last: Any = None
         while True:
             last = found.get_next_fire_time(last, last or begin.astimezone(ZoneInfo(zone)))
             # In UTC: Python subtracts two times of one zone as clocks on the wall.
             yield last.astimezone(UTC)
 
-    return list(islice(following(), count))  # type: ignore[arg-type]
+    return list(islice(following(), count))
 
 
 def days(field: str) -> set[int]:

@@ -123,6 +123,8 @@ def test_nothing_but_health_is_answered_and_only_on_the_loopback(place: Place) -
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert ask(address, method)[0] == 404
     assert ask(address)[0] == 200
+    with pytest.raises(urllib.error.URLError):  # what listens everywhere answers here too
+        ask(address.replace("127.0.0.1", "127.0.0.2"))
 
 
 def test_sigterm_lets_a_run_finish_and_nothing_new_begin(place: Place) -> None:
@@ -222,6 +224,17 @@ def test_a_run_that_fails_after_its_retries_is_loud(place: Place) -> None:
     again = place.start(ALARM_URL=url)
     code, health = ask(again.address())
     assert (code, health["jobs"]["score"]["consecutive_failures"]) == (503, 1)
+
+
+def test_sigterm_ends_the_pause_before_a_retry(place: Place) -> None:
+    place.write({"score": "fails 9"}, jobs={"score": job(retries=9, backoff_seconds=3600)})
+    place.overdue("score")
+    service = place.start()
+    service.until("attempt 1 failed, the next in 3600 s")
+    service.signal(signal.SIGTERM)
+    assert service.code() == 0
+    assert "ERROR job score failed after attempt 1" in service.log
+    assert place.outcomes() == [("score", 1, "failed")]
 
 
 def test_a_retry_that_succeeds_is_told_to_nobody(

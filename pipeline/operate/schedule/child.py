@@ -55,15 +55,19 @@ class Child:
     def __init__(self, command: Sequence[str], held: int, environment: Mapping[str, str]) -> None:
         self._last: deque[str] = deque(maxlen=LINES_KEPT)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `wait`)
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self._output,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            pass_fds=(held,),
-            env=dict(environment),
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self._output,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                pass_fds=(held,),
+                env=dict(environment),
+            )
+        except BaseException:
+            self._output.close()
+            raise
         self._listener = threading.Thread(
             target=self._listen, args=(self._process.stderr,), daemon=True
         )

@@ -6,7 +6,7 @@ where there is one. Each row is a transaction of its own, so none can be there t
 that tell of an end, such as the run's own and the one of a restarted service, the first counts.
 
 Each row is a file and a commit: two small ones an attempt, 17,520 a year for an hourly job.
-That is fine for a log that is read now and then, and `compaction` is the business of maintenance.
+That is fine for a log that is read now and then; compacting it is the business of maintenance.
 (`runs/` beside it holds the checkpoints of trainings; that name was taken.)
 """
 
