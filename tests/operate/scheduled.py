@@ -176,6 +176,11 @@ class Place:
     def close(self) -> None:
         for service in self._services:
             service.kill()
+        # A chore that still waits goes on, and one that comes late finds nothing to wait for.
+        for name in ("began", "go"):
+            pipe = os.open(self.folder / name, os.O_RDWR | os.O_NONBLOCK)
+            (self.folder / name).unlink()
+            os.close(pipe)
 
 
 if __name__ == "__main__":

@@ -71,9 +71,11 @@ def receiver(code: int = 200) -> Iterator[tuple[str, SimpleQueue[Any]]]:
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/secret-path", posted
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/secret-path", posted
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_job_that_was_missed_for_years_runs_once_and_is_recorded(place: Place) -> None:

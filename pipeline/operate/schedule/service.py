@@ -212,10 +212,9 @@ def _begin(work: Callable[[], object], told: Told) -> None:
 def _end(runner: Runner, told: Told, grace_seconds: float) -> None:
     """Waits for what runs; when its time is over or another signal comes, is less patient."""
     log.info("stopping: nothing new begins, a run may go on for %g s", grace_seconds)
-    steps: tuple[tuple[float | None, Callable[[], None], str], ...] = (
+    steps = (
         (grace_seconds, runner.terminate, "the run is asked to end"),
         (TERMINATE_SECONDS, runner.kill, "the run is killed"),
-        (None, runner.kill, "the run is killed"),
     )
     for patience, step, said in steps:
         try:
