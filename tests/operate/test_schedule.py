@@ -149,6 +149,8 @@ def test_sigterm_lets_a_run_finish_and_nothing_new_begin(place: Place) -> None:
 def test_a_further_signal_ends_a_run_sooner(place: Place, chore: str, signals: int) -> None:
     place.write({"score": chore})
     place.overdue("score")
+    os.mkfifo(place.folder / "alive")
+    alive = os.open(place.folder / "alive", os.O_RDONLY | os.O_NONBLOCK)
     service = place.start()
     child = place.began()
     service.signal(signal.SIGTERM)
@@ -161,6 +163,10 @@ def test_a_further_signal_ends_a_run_sooner(place: Place, chore: str, signals: i
     assert (run.outcome, place.diary()) == ("interrupted", ["begins"])
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+    # Ends when nobody is left who could write: what the run had started is gone too.
+    os.set_blocking(alive, True)
+    with os.fdopen(alive) as pipe:
+        assert pipe.read() == ("up\n" if chore == "deaf" else "")
 
 
 def test_a_run_that_outlasts_the_grace_is_ended(place: Place) -> None:
