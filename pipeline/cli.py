@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -171,10 +174,76 @@ for _name, _does in (
 @main.command()
 @_INCREMENTAL[1]
 @_INCREMENTAL[0]
+@click.option("--stages", metavar="A,B", help="Only these stages, in the data's way.")
 @_pipeline_command
-def run(**options: Any) -> None:
+def run(stages: str | None, **options: Any) -> None:
     """Walk the whole way, from raw files to predictions in the lake."""
-    _run_stages(list(STAGES), asked=_asked(options), **options)
+    # Who names the stage `train` wants it, also where there is a champion.
+    chosen = _chosen(stages)
+    asked = replace(_asked(options), retrain=stages is not None and "train" in chosen)
+    _run_stages(chosen, asked=asked, **options)
+
+
+def _chosen(stages: str | None) -> list[str]:
+    wanted = list(STAGES) if stages is None else stages.split(",")
+    for name in wanted:
+        if name not in STAGES:
+            raise ConfigError(
+                "--stages", f"there is no stage {name!r}", f"Stages: {', '.join(STAGES)}."
+            )
+    return [name for name in STAGES if name in wanted]
+
+
+@main.command()
+@click.option("--once", metavar="JOB", help="Run this job now, with its retries, and end.")
+@_pipeline_command
+def schedule(once: str | None, **options: Any) -> None:
+    """Run the jobs of a pipeline's schedule at their times, until SIGTERM."""
+    from pipeline.operate.schedule.command import lakestorm_run
+    from pipeline.operate.schedule.service import run_once, serve
+
+    _log_to_stderr()
+    path, overrides = options["pipeline_yaml"], options["overrides"]
+    pipeline = load_pipeline(path, overrides)
+    command = lakestorm_run(path, overrides, options["master"])
+    if once is None:
+        serve(pipeline, Lake(pipeline.lake), command)
+        return
+    ran = run_once(pipeline, Lake(pipeline.lake), command, once)
+    if options["as_json"]:
+        click.echo(json.dumps(ran.facts()))
+
+
+def _log_to_stderr() -> None:
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%SZ",
+    )
+    # What it tells below warnings, ours tells in fewer words.
+    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+@main.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
+@_lake_command
+def runs(lake: str, limit: int, as_json: bool) -> None:
+    """List what schedules ran, the newest first: outcome, rows, versions."""
+    from pipeline.operate.runs import listed, newest_runs, runs_grid
+
+    found = newest_runs(Lake(lake), limit)
+    if as_json:
+        click.echo(json.dumps({"runs": listed(found)}))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS
+    if found:
+        console.print(runs_grid(found))
+    else:
+        console.print(f"Nothing was run by a schedule on {Lake(lake).root}.", soft_wrap=True)
 
 
 @main.command()

@@ -27,7 +27,8 @@
     |   |-- StoppedError        it was asked to stop, and can go on
     |   `-- WorkerLostError     a worker process died, hangs, or lost the others
     |-- ModelError              a model that is not registered or does not fit the data
-    `-- ScoringError
+    |-- ScoringError
+    `-- ScheduleError           a service that cannot start, or a run that failed
 
 Errors of Spark, Petastorm, Arrow and delta-rs are translated where they enter, by `raise ... from`.
 """
@@ -160,3 +161,7 @@ class ModelError(LakestormError):
 
 class ScoringError(LakestormError):
     """A scoring task that failed."""
+
+
+class ScheduleError(LakestormError):
+    """A service that runs already or whose port is taken, or a run that failed for good."""

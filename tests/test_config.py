@@ -31,6 +31,19 @@ def test_set_overrides_and_interpolation_resolves() -> None:
         ("source.columns.carrier.required=false", "flights.yaml", "'carrier' may be null"),
         ("clean.period.column=month", "flights.yaml", "'month' exists already"),
         ("clean.joins.planes.select.year=year", "flights.yaml", "select.year exists already"),
+        ("schedule.jobs.score.cron=often", "schedule.jobs.score.cron", "'often' has 1 fields"),
+        ("schedule.jobs.score.cron=61 * * * *", "score.cron", "higher than the maximum value (59)"),
+        ("schedule.jobs.score.cron=0 0 30 2 *", "score.cron", "names no day that exists"),
+        ("schedule.jobs.score.cron=0 0 1 * 1", "score.cron", "make it two jobs"),
+        ("schedule.jobs.score.cron=0 0 * * 8", "score.cron", "'8' is no day of the week"),
+        ("schedule.jobs.score.cron=0 0 * * mon-sat/9", "score.cron", "is no day of the week"),
+        ("schedule.jobs.score.cron=0 0 * * sat-mon", "score.cron", "ends before it begins"),
+        ("schedule.jobs.score.stages=[scor]", "schedule.jobs.score.stages.0", "'scor'"),
+        ("schedule.jobs.score.stages=[]", "schedule.jobs.score.stages", "at least 1 item"),
+        ("schedule.jobs.score.retry=1", "schedule.jobs.score.retry", "Did you mean retries?"),
+        ("schedule.jobs.nightly.cron=0 3 * * *", "schedule.jobs.nightly.stages", "is missing"),
+        ("schedule.time_zone=Europe/Berln", "time_zone", "did you mean Europe/Berlin?"),
+        ("schedule.health_port=65536", "schedule.health_port", "65536"),
         ("lake=${nowhere}", "lake", "nowhere"),
         ("just-a-word", "--set", "no `=`"),
         ("source.columns={'a.b': {type: int}}", "source.columns.a.b", "'a.b'"),
@@ -45,6 +58,19 @@ def test_a_wrong_setting_is_named_with_value_and_remedy(
     assert where in caught.value.where
     assert told in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+def test_a_job_named_after_a_stage_runs_it() -> None:
+    pipeline = load_pipeline(FLIGHTS, ["schedule.jobs.report.cron=0 6 * * *"])
+    assert pipeline.schedule is not None
+    assert pipeline.schedule.jobs["report"].stages == ("report",)
+    assert pipeline.schedule.jobs["score"].stages == ("clean", "score")
+
+
+def test_a_secret_in_the_file_is_refused_and_not_shown() -> None:
+    with pytest.raises(ConfigError, match="is a secret") as caught:
+        load_pipeline(FLIGHTS, ["schedule.webhook_env=https://chat/T0KEN"])
+    assert "T0KEN" not in str(caught.value)
 
 
 def test_a_missing_setting_is_named(tmp_path: Path) -> None:

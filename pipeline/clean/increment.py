@@ -173,6 +173,11 @@ class _Increment:
                 f"was written by {writer}, so which raw files it holds is not known here",
                 remedy,
             )
+        reached = clean.transaction_version(self._app)
+        if _last_batch(self._checkpoint) > (-1 if reached is None else reached):
+            raise LakeError(
+                "table clean", "was taken back to an earlier version: it lacks files read", remedy
+            )
         if clean.last_note(SETTINGS) != self._settings:
             raise LakeError(
                 "table clean", "was written under another contract or other rules", remedy
@@ -237,6 +242,10 @@ class _Increment:
         for gone in sorted(paths - {file.path for file in new}):
             log.warning("%s is gone before any row of it was read", gone)
         if not new:
+            # All the same it was a batch: the table's number keeps up with the checkpoint's.
+            nothing = Transaction(self._app, number)
+            if self._tables["clean"].exists:
+                commit(self._tables["clean"], [], transaction=nothing)
             return
         own = self._tables["clean"].last_note(WRITER) == self._app
         before = self._tables["clean"].snapshot() if own else None
@@ -412,6 +421,12 @@ class _Merge:
 def _local(uri: str) -> str:
     """The path of a file that Spark names by its URI."""
     return unquote(urlsplit(uri).path)
+
+
+def _last_batch(checkpoint: Path) -> int:
+    """The last batch that Spark knows to be committed; -1 before the first."""
+    names = [path.name for path in (checkpoint / "commits").glob("[0-9]*")]
+    return max((int(name) for name in names if name.isdecimal()), default=-1)
 
 
 def _milliseconds(file: RawFile) -> int:

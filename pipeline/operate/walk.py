@@ -24,12 +24,19 @@ class Asked:
 
     incremental: bool = False
     """Only what came since the last run; no new fit and no new model where there is a champion."""
+    retrain: bool = False
+    """A new fit and a new model all the same, on all rows that are there."""
     rebuild: bool = False
     """With `incremental`: forgets which files were read, and begins anew."""
     models: tuple[str, ...] = ()
     """Score with these instead."""
     span: Span | None = None
     """Score these periods again."""
+
+    @property
+    def between_trainings(self) -> bool:
+        """Whether new rows are taken with the fit and the model that are there."""
+        return self.incremental and not self.retrain
 
 
 _WHOLE = Asked()
@@ -44,7 +51,7 @@ def _clean(spark: SparkSession, pipeline: Pipeline, lake: Lake, asked: Asked = _
 def _featurize(
     spark: SparkSession, pipeline: Pipeline, lake: Lake, asked: Asked = _WHOLE
 ) -> Outcome:
-    spec = _spec_in_charge(pipeline, lake) if asked.incremental else None
+    spec = _spec_in_charge(pipeline, lake) if asked.between_trainings else None
     if spec is not None:
         return follow(spark, pipeline, lake, spec)
     outcome, _ = featurize(spark, pipeline, lake)
@@ -108,14 +115,13 @@ def walk(
 ) -> Iterator[Outcome]:
     """Runs stages in order; what is done already costs a look at the table's log.
 
-    Between trainings nothing is trained: an incremental walk of more than the stage `train` leaves
-    it out where a model is in charge.
+    Between trainings the stage `train` is left out where a model is in charge.
 
     Yields:
         What each stage did, as soon as it is done.
     """
     for name in stages:
-        between = name == "train" and len(stages) > 1 and asked.incremental
-        if between and _spec_in_charge(pipeline, lake) is not None:
+        rests = name == "train" and asked.between_trainings
+        if rests and _spec_in_charge(pipeline, lake) is not None:
             continue
         yield STAGES[name](spark, pipeline, lake, asked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -207,6 +208,25 @@ def test_a_table_of_a_full_run_is_refused_until_all_is_read_anew(
     clean(spark, pipeline, lake)
     whole = everything(lake)
     with pytest.raises(LakeError, match="clean/small, so which raw files"):
+        clean_increment(spark, pipeline, lake)
+    clean_increment(spark, pipeline, lake, rebuild=True)
+    assert everything(lake) == whole
+
+
+def test_a_table_that_was_taken_back_is_refused_until_all_is_read_anew(
+    spark: SparkSession, small: tuple[Path, Pipeline, Lake]
+) -> None:
+    root, pipeline, lake = small
+    deliver(root, "first", DELIVERIES["first"])
+    clean_increment(spark, pipeline, lake)
+    kept = root / "kept"
+    shutil.copytree(root / "lake" / "clean", kept)
+    deliver(root, "february", DELIVERIES["february"])
+    clean_increment(spark, pipeline, lake)
+    whole = everything(lake)
+    shutil.rmtree(root / "lake" / "clean")
+    kept.rename(root / "lake" / "clean")
+    with pytest.raises(LakeError, match="taken back to an earlier version"):
         clean_increment(spark, pipeline, lake)
     clean_increment(spark, pipeline, lake, rebuild=True)
     assert everything(lake) == whole

@@ -17,6 +17,9 @@ import pytest
 from pipeline.lake import Lake
 from tests.flights import FLIGHTS, all_flights
 
+# The demo itself is run first.
+pytestmark = pytest.mark.timeout(900)
+
 KEYS = ["time_hour", "carrier", "flight"]
 
 Summary = dict[str, Any]
