@@ -29,6 +29,7 @@ from pipeline.features.transform import (
 )
 from pipeline.lake import (
     COUNTS,
+    ROWS_PER_ROW_GROUP,
     RUN,
     DataFile,
     Lake,
@@ -104,6 +105,7 @@ def ensure_features(
             RUN: run,
             SPEC_HASH: spec.hash,
             CLEAN_VERSION: str(clean.version),
+            ROWS_PER_ROW_GROUP: str(pipeline.features.rows_per_row_group),
             COUNTS: json.dumps({n: c for n, c in counts.items() if n != "rows"}),
         }
         if not commit(table, files, transaction=transaction, replace="all", notes=notes).landed:

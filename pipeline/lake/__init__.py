@@ -6,21 +6,27 @@ version (`snapshot.py`). A crash at any moment leaves the table as it was.
 """
 
 from pipeline.lake.attempt import Attempt
-from pipeline.lake.changes import Changes, changes
+from pipeline.lake.changes import Changes, changes, data_version
+from pipeline.lake.compaction import ROWS_PER_ROW_GROUP, TARGET_BYTES, Compacted, compact
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
+from pipeline.lake.restoring import restore
 from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Between, Snapshot
+from pipeline.lake.sweeping import sweep
 from pipeline.lake.table import Table
 from pipeline.lake.transaction import Committed, Transaction, commit
 
 __all__ = [
     "COUNTS",
+    "ROWS_PER_ROW_GROUP",
     "RUN",
+    "TARGET_BYTES",
     "Attempt",
     "Between",
     "Changes",
     "Committed",
+    "Compacted",
     "DataFile",
     "Lake",
     "Snapshot",
@@ -28,6 +34,10 @@ __all__ = [
     "Transaction",
     "changes",
     "commit",
+    "compact",
     "data_file",
+    "data_version",
     "fingerprint",
+    "restore",
+    "sweep",
 ]
