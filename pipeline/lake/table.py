@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import DeltaTable, PostCommitHookProperties
@@ -169,8 +170,16 @@ class Table:
                 post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             )
 
-        # Asked first: with nothing to delete it would still make two versions.
-        return run(dry_run=False) if run(dry_run=True) else []
+        # Asked first: delta-rs makes two versions even where nothing is left to delete, and names
+        # removed files again that are long gone.
+        listed = [
+            path
+            for path in run(dry_run=True)
+            if any((Path(self.root) / each).is_file() for each in (path, unquote(path)))
+        ]
+        if listed:
+            run(dry_run=False)
+        return listed
 
     def _refuse_unsupported(self, handle: DeltaTable) -> None:
         protocol = handle.protocol()
