@@ -38,9 +38,7 @@ def features_of(lake: Lake) -> tuple[Table, int]:
     return lake.table(name), version
 
 
-def test_maintain_keeps_what_a_model_was_trained_on(
-    spark: SparkSession, trained_lake: Lake
-) -> None:
+def test_maintain_keeps_what_a_model_was_trained_on(trained_lake: Lake) -> None:
     lake = trained_lake
     features, trained_on = features_of(lake)
     before = rows_of(features)
