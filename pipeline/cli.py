@@ -277,3 +277,32 @@ def promote(name: str, version: int, lake: str) -> None:
     before = Registry(Lake(lake), name).promote(version)
     was = "there was no other" if before is None else f"it was version {before}"
     click.echo(f"champion of {name} is version {version}; {was}")
+
+
+@main.command()
+@click.option("--retention-hours", type=click.IntRange(0), default=168, show_default=True)
+@click.option("--target-mb", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--force", is_flag=True, help="Allow a retention under an hour: nothing may run.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
+@_lake_command
+def maintain(lake: str, retention_hours: int, target_mb: int, force: bool, as_json: bool) -> None:
+    """Merge small files; delete orphans and old versions no model was trained on."""
+    from pipeline.operate import maintain as upkeep
+
+    done = upkeep.maintain(Lake(lake), retention_hours, target_bytes=target_mb * 2**20, force=force)
+    for each in done:
+        if not as_json:
+            click.echo(upkeep.line(each))
+    if as_json:
+        click.echo(upkeep.as_json(done))
+
+
+@main.command()
+@click.argument("table")
+@click.argument("version", type=click.IntRange(0))
+@_lake_command
+def restore(table: str, version: int, lake: str) -> None:
+    """Take a table back to one of its versions; later runs of its stage see that."""
+    from pipeline.operate.maintain import take_back
+
+    click.echo(take_back(Lake(lake), table, version))

@@ -29,6 +29,7 @@ from pipeline.features.transform import (
 )
 from pipeline.lake import (
     COUNTS,
+    ROWS_PER_ROW_GROUP,
     RUN,
     Backlog,
     DataFile,
@@ -37,6 +38,7 @@ from pipeline.lake import (
     Table,
     backlog,
     commit,
+    data_version,
     fingerprint,
 )
 from pipeline.lake.schema import from_spark
@@ -60,7 +62,9 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     clean = lake.table("clean").snapshot()
     require_no_leakage_in_clean(spark, pipeline, clean)
     settings = pipeline.features.model_dump(mode="json", exclude={"rows_per_row_group"})
-    run = fingerprint(clean_version=clean.version, clean=clean.root, settings=settings)
+    # Upkeep moves rows to other files: that is no reason for another fit.
+    version = data_version(lake.table("clean"), clean.version)
+    run = fingerprint(clean_version=version, clean=clean.root, settings=settings)
     spec = fitted_spec(lake, pipeline.name, run)
     if spec is None:
         rows = prepared(clean.dataframe(spark), pipeline.features)
@@ -142,6 +146,7 @@ def _write(
                 **notes,
                 SPEC_HASH: spec.hash,
                 CLEAN_VERSION: str(todo.rows.version),
+                ROWS_PER_ROW_GROUP: str(pipeline.features.rows_per_row_group),
                 COUNTS: json.dumps({n: c for n, c in counts.items() if n != "rows"}),
             },
         )

@@ -8,22 +8,28 @@ is made of another one follows from the commits of both (`backlog.py`).
 
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.backlog import Backlog, backlog
-from pipeline.lake.changes import Changes, changes
+from pipeline.lake.changes import Changes, changes, data_version
+from pipeline.lake.compaction import ROWS_PER_ROW_GROUP, TARGET_BYTES, Compacted, compact
 from pipeline.lake.files import DataFile, data_file
 from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
+from pipeline.lake.restoring import restore
 from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Between, Snapshot
+from pipeline.lake.sweeping import sweep
 from pipeline.lake.table import Table
 from pipeline.lake.transaction import Committed, Since, Transaction, commit
 
 __all__ = [
     "COUNTS",
+    "ROWS_PER_ROW_GROUP",
     "RUN",
+    "TARGET_BYTES",
     "Attempt",
     "Backlog",
     "Between",
     "Changes",
     "Committed",
+    "Compacted",
     "DataFile",
     "Lake",
     "Since",
@@ -33,6 +39,10 @@ __all__ = [
     "backlog",
     "changes",
     "commit",
+    "compact",
     "data_file",
+    "data_version",
     "fingerprint",
+    "restore",
+    "sweep",
 ]

@@ -45,6 +45,45 @@ class Changes:
     """By path. Vacuum may have deleted them: their partition and row count are what is sure."""
 
 
+def data_version(table: Table, version: int | None = None) -> int:
+    """The oldest version with the same rows as a version, the newest by default.
+
+    Compaction and vacuum make new versions of a table and change no row of it: what is to be done
+    once for some rows goes by this number. The files to read are those of the version itself.
+
+    Raises:
+        TableNotFoundError: There is no such table or version.
+    """
+    number = table.open(version).version()
+    while number > 0 and _keeps_rows(table, number):
+        number -= 1
+    return number
+
+
+def _keeps_rows(table: Table, version: int) -> bool:
+    """Whether a commit is known to change nothing but where rows lie."""
+    try:
+        actions = list(_actions(table, version))
+    except _UnclearError:
+        return False
+    moves = [action for kind, action in actions if kind in ("add", "remove")]
+    told = all(kind in ("add", "remove", "commitInfo") for kind, _ in actions)
+    return told and not any(action["dataChange"] for action in moves)
+
+
+def transactions_since(table: Table, since: int, until: int) -> set[str] | None:
+    """Apps that committed a transaction after a version; None where the log does not tell."""
+    try:
+        return {
+            action["appId"]
+            for version in range(since + 1, until + 1)
+            for kind, action in _actions(table, version)
+            if kind == "txn"
+        }
+    except _UnclearError:
+        return None
+
+
 class _UnclearError(Exception):
     """The log holds something that does not tell which rows changed."""
 

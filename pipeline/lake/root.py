@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,18 @@ class Lake:
     def table(self, name: str) -> Table:
         """The table of that name, which may hold `/`; it need not exist."""
         return Table(name, f"{self.root}/{name}")
+
+    def tables(self) -> list[Table]:
+        """All tables of the lake, by name; `raw/` belongs to those who deliver files."""
+        found = []
+        for folder, subfolders, _ in os.walk(self.root):
+            name = Path(folder).relative_to(self.root).as_posix()
+            if "_delta_log" in subfolders:
+                found.append(self.table(name))
+                subfolders.clear()
+            elif name == ".":
+                subfolders[:] = [each for each in subfolders if each != "raw"]
+        return sorted(found, key=lambda table: table.name)
 
     def require_writable(self) -> None:
         """Creates the folder where missing and proves that files can be made in it.

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
-from deltalake import DeltaTable
+from deltalake import DeltaTable, PostCommitHookProperties
 from deltalake.exceptions import DeltaError
 from deltalake.exceptions import TableNotFoundError as NoDeltaTable
 
@@ -21,6 +22,11 @@ from pipeline.errors import (
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.schema import from_delta, require_same, to_delta
 from pipeline.lake.snapshot import Snapshot
+
+# A restore notes under this key the version that it took the table back to.
+RESTORED = "lakestorm.restored"
+# What a restore gives an app that had committed nothing yet: a number below all others.
+NO_TRANSACTION = -1
 
 UNSUPPORTED = {"deletionVectors": "deletion vectors", "columnMapping": "column mapping"}
 
@@ -61,6 +67,8 @@ class Table:
                 partition_by=list(partition_by),
                 name=self.name.replace("/", "_"),
                 description=description,
+                # A version that a model was trained on can be opened as long as its log is there.
+                configuration={"delta.enableExpiredLogCleanup": "false"},
             )
         except (DeltaError, OSError) as error:
             raise LakeNotWritableError(
@@ -117,17 +125,25 @@ class Table:
 
     def transaction_version(self, app: str) -> int | None:
         """The last transaction number that `app` committed; None before its first."""
-        return self.open().transaction_version(app) if self.exists else None
+        return number_of(self.open(), app) if self.exists else None
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
         """The commits, newest first: version, time in ms, operation and what the writer noted."""
         return self.open().history(limit)
 
     def last_note(self, key: str) -> str | None:
-        """What the newest commit that noted `key` noted; None where none did."""
+        """What the newest commit that noted `key` noted; None where none did.
+
+        After a restore it is what it was at the version restored.
+        """
+        newest: int | None = None
         for entry in self.history() if self.exists else []:
+            if newest is not None and entry["version"] > newest:
+                continue
             if key in entry:
                 return str(entry[key])
+            if RESTORED in entry:
+                newest = int(entry[RESTORED])
         return None
 
     def vacuum(self, retention_hours: int, keep_versions: Sequence[int] = ()) -> list[str]:
@@ -141,13 +157,28 @@ class Table:
         Returns:
             Paths of the files deleted, relative to the table.
         """
-        return self.open().vacuum(
-            retention_hours=retention_hours,
-            dry_run=False,
-            enforce_retention_duration=False,
-            full=True,
-            keep_versions=list(keep_versions) or None,
-        )
+        handle = self.open()
+
+        def run(*, dry_run: bool) -> list[str]:
+            return handle.vacuum(
+                retention_hours=retention_hours,
+                dry_run=dry_run,
+                enforce_retention_duration=False,
+                full=True,
+                keep_versions=list(keep_versions) or None,
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+            )
+
+        # Asked first: delta-rs makes two versions even where nothing is left to delete, and names
+        # removed files again that are long gone.
+        listed = [
+            path
+            for path in run(dry_run=True)
+            if any((Path(self.root) / each).is_file() for each in (path, unquote(path)))
+        ]
+        if listed:
+            run(dry_run=False)
+        return listed
 
     def _refuse_unsupported(self, handle: DeltaTable) -> None:
         protocol = handle.protocol()
@@ -163,3 +194,9 @@ class Table:
                 f"uses {UNSUPPORTED[feature]}: its Parquet files alone do not tell its rows",
                 "Rewrite it without this feature (Delta: ALTER TABLE ... DROP FEATURE).",
             )
+
+
+def number_of(handle: DeltaTable, app: str) -> int | None:
+    """The last transaction number of an app at a handle's version; None before its first."""
+    number = handle.transaction_version(app)
+    return None if number == NO_TRANSACTION else number

@@ -9,12 +9,12 @@ plan made for an older version.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 from deltalake import Transaction as DeltaTransaction
 from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
@@ -23,7 +23,7 @@ from pipeline.errors import CommitConflictError, CommitRefusedError
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile
 from pipeline.lake.snapshot import Snapshot
-from pipeline.lake.table import Table
+from pipeline.lake.table import Table, number_of
 
 TRIES = 10
 
@@ -55,6 +55,15 @@ class Committed:
     """Version of the table now."""
     landed: bool
     """False where the transaction was there already and nothing was done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a commit is to do, made from the version that it is made on."""
+
+    actions: Sequence[AddAction | RemoveAction]
+    transactions: Sequence[Transaction] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def commit(
@@ -90,34 +99,65 @@ def commit(
             what this commit does.
     """
     _check(table, files, None if elsewhere else replace)
-    for _ in range(TRIES):
-        handle = table.open()
+
+    def plan(handle: DeltaTable) -> Plan | None:
         if transaction is not None:
             last = handle.transaction_version(transaction.app)
             if last is not None and last >= transaction.number:
-                if attempt is not None:
-                    attempt.discard()
-                return Committed(handle.version(), landed=False)
+                return None
         if since is not None:
             _require_unmoved(handle, since, table.name)
-        actions: list[AddAction | RemoveAction] = [
-            *_added(files),
-            *_removed(handle, replace),
-        ]
+        # Removals are spelled out file by file: exactly the touched partitions.
+        return Plan(
+            actions=[*_added(files), *_removed(handle, replace)],
+            transactions=[] if transaction is None else [transaction],
+            notes=notes or {},
+        )
+
+    done = write(table, plan, attempt)
+    if attempt is not None and not done.landed:
+        attempt.discard()
+    return done
+
+
+def write(
+    table: Table, plan: Callable[[DeltaTable], Plan | None], attempt: Attempt | None = None
+) -> Committed:
+    """The one way to commit: plans anew whenever another writer was faster.
+
+    Args:
+        table: The table; it must exist.
+        plan: From a handle of the newest version to what is to be done; None for nothing.
+        attempt: What wrote the files; told when they may be part of the table.
+
+    Returns:
+        The version, and whether this call made it.
+
+    Raises:
+        CommitConflictError: Other writers were faster in every one of 10 tries.
+    """
+    for _ in range(TRIES):
+        handle = table.open()
+        planned = plan(handle)
+        if planned is None:
+            return Committed(handle.version(), landed=False)
         if attempt is not None:
             attempt.may_be_committed = True
         try:
             handle.create_write_transaction(
-                actions,
-                # Removals are spelled out file by file: exactly the touched partitions.
+                list(planned.actions),
                 mode="append",
                 schema=handle.schema(),
                 partition_by=handle.metadata().partition_columns,
                 commit_properties=CommitProperties(
-                    custom_metadata=dict(notes or {}),
+                    custom_metadata=dict(planned.notes),
                     max_commit_retries=0,
-                    app_transactions=_delta_transactions(transaction),
+                    app_transactions=[
+                        DeltaTransaction(each.app, each.number) for each in planned.transactions
+                    ],
                 ),
+                # Old versions stay: delta-rs would clean their log away after 30 days.
+                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
             )
         except CommitFailedError:
             if attempt is not None:
@@ -132,7 +172,7 @@ def commit(
 
 
 def _require_unmoved(handle: DeltaTable, since: Since, table: str) -> None:
-    last = handle.transaction_version(since.app)
+    last = number_of(handle, since.app)
     if last != since.number:
         raise CommitConflictError(
             f"table {table}",
@@ -165,18 +205,8 @@ def _check(
 
 
 def _added(files: Sequence[DataFile]) -> list[AddAction]:
-    now = time.time_ns() // 1_000_000
-    return [
-        AddAction(
-            path=file.path,
-            size=file.bytes,
-            partition_values=dict(file.partition),
-            modification_time=now,
-            data_change=True,
-            stats=file.statistics,
-        )
-        for file in files
-    ]
+    now = _milliseconds_now()
+    return [add_action(file, now) for file in files]
 
 
 def _removed(
@@ -184,22 +214,41 @@ def _removed(
 ) -> list[RemoveAction]:
     if not replace:
         return []
-    present = Snapshot.of("", "", handle)
-    now = time.time_ns() // 1_000_000
     return [
-        RemoveAction(
-            path=file.path,
-            data_change=True,
-            deletion_timestamp=now,
-            size=file.bytes,
-            partition_values=dict(file.partition),
-        )
-        for file in present.files
+        remove_action(file)
+        for file in Snapshot.of("", "", handle).files
         if replace == "all" or tuple(file.partition.values()) in replace
     ]
 
 
-def _delta_transactions(transaction: Transaction | None) -> list[DeltaTransaction] | None:
-    if transaction is None:
-        return None
-    return [DeltaTransaction(transaction.app, transaction.number)]
+def add_action(file: DataFile, milliseconds: int, *, data_change: bool = True) -> AddAction:
+    """A file to be added.
+
+    Args:
+        file: With statistics of its own.
+        milliseconds: Since 1970; the order of the table's files.
+        data_change: False where its rows were in the table before.
+    """
+    return AddAction(
+        path=file.path,
+        size=file.bytes,
+        partition_values=dict(file.partition),
+        modification_time=milliseconds,
+        data_change=data_change,
+        stats=file.statistics,
+    )
+
+
+def remove_action(file: DataFile, *, data_change: bool = True) -> RemoveAction:
+    """A file to be removed; `data_change` is False where its rows stay in the table."""
+    return RemoveAction(
+        path=file.path,
+        data_change=data_change,
+        deletion_timestamp=_milliseconds_now(),
+        size=file.bytes,
+        partition_values=dict(file.partition),
+    )
+
+
+def _milliseconds_now() -> int:
+    return time.time_ns() // 1_000_000

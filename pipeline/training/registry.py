@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ModelError
 from pipeline.lake import Lake
 from pipeline.training.bundle import Bundle, load_bundle
-from pipeline.training.tracking import import_quietly, open_client, tracking_uri, translated
+from pipeline.training.tracking import (
+    DATABASE,
+    import_quietly,
+    open_client,
+    tracking_uri,
+    translated,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -320,3 +326,29 @@ def registered_models(lake: Lake) -> list[str]:
     with translated(uri):
         found = open_client(uri, lake.root).search_registered_models()
     return sorted(model.name for model in found)
+
+
+def trained_versions(lake: Lake) -> set[tuple[str, int]]:
+    """Table and version of the features that each registered model was trained on.
+
+    Raises:
+        ModelError: MLflow cannot be reached or read, so that nobody knows.
+    """
+    uri = tracking_uri(lake.root)
+    if uri == tracking_uri(lake.root, {}) and not (Path(lake.root) / DATABASE).exists():
+        return set()
+    import_quietly()
+    found: set[tuple[str, int]] = set()
+    with translated(uri):
+        client = open_client(uri, lake.root)
+        token: str | None = None
+        while token != "":
+            page = client.search_model_versions("", page_token=token)
+            for version in page:
+                if version.run_id is None:  # not lakestorm's
+                    continue
+                tags = client.get_run(version.run_id).data.tags
+                if "features_table" in tags and "data_version" in tags:
+                    found.add((tags["features_table"], int(tags["data_version"])))
+            token = page.token or ""
+    return found

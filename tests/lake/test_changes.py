@@ -224,20 +224,14 @@ def test_rows_then_and_changes_are_rows_now(
     if now == then and not any(step.kind == "compact" for step in history):
         assert told == Changes((), ())
     # Files removed may be gone after a vacuum, those added never.
-    content = {
-        file.path: rows_of(table, [file]) for v in (since, newest) for file in _files(table, v)
-    }
     told = found(table, since, newest)
-    content |= {file.path: rows_of(table, [file]) for file in told.removed}
+    old = (*table.snapshot(since).files, *told.removed)
+    content = {file.path: rows_of(table, [file]) for file in old}
     newest_rows = rows_at(table, newest)
     table.vacuum(retention_hours=0)
     told = found(table, since, newest)
     removed = sum((content[file.path] for file in told.removed), Counter())
     assert after(then, removed, rows_of(table, told.added)) == newest_rows
-
-
-def _files(table: Table, version: int) -> tuple[DataFile, ...]:
-    return table.snapshot(version).files
 
 
 def after(then: Counter[Row], removed: Counter[Row], added: Counter[Row]) -> Counter[Row]:
