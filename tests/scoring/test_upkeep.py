@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from pipeline.cli import main
 from pipeline.lake import Changes, Lake, Table, changes, commit, data_version
 from pipeline.operate.walk import STAGES
-from pipeline.scoring.stage import PREDICTIONS
+from pipeline.scoring.reached import PREDICTIONS
 from pipeline.training.registry import trained_versions
 from tests.flights import small_pipeline
 
