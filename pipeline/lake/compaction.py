@@ -83,7 +83,7 @@ def compact(table: Table, target_bytes: int = TARGET_BYTES) -> Compacted:
             _merge(attempt, old, path, rows_per_row_group)
             new = data_file(table.root, path, attempt.schema, attempt.partition_by)
             merges.append(_Merge(old, new, max(times[file.path] for file in old)))
-        landed = _swap(table, merges)
+        landed = _swap(table, merges, attempt)
         for merge in merges:
             if merge not in landed:
                 (Path(table.root) / merge.new.path).unlink()
@@ -169,7 +169,7 @@ def _row_groups(uris: Sequence[str], schema: pa.Schema, rows: int) -> Iterator[p
         yield waiting
 
 
-def _swap(table: Table, merges: Sequence[_Merge]) -> list[_Merge]:
+def _swap(table: Table, merges: Sequence[_Merge], attempt: Attempt) -> list[_Merge]:
     """Commits the merges whose files are all still there, and says which."""
     landed: list[_Merge] = []
 
@@ -182,5 +182,5 @@ def _swap(table: Table, merges: Sequence[_Merge]) -> list[_Merge]:
         ]
         return Plan(actions=actions) if landed else None
 
-    write(table, plan)
+    write(table, plan, attempt)
     return landed
