@@ -145,7 +145,15 @@ def test_without_a_new_file_nothing_is_committed(
     assert again.note == "no new file"
 
 
-@pytest.mark.parametrize("stopped_at", ["quarantine", "quality", "clean", "checkpoint"])
+@pytest.mark.parametrize(
+    "stopped_at",
+    [
+        pytest.param("quarantine", marks=pytest.mark.long),
+        pytest.param("quality", marks=pytest.mark.long),
+        "clean",
+        "checkpoint",
+    ],
+)
 def test_a_batch_that_is_stopped_anywhere_comes_again_and_counts_once(
     spark: SparkSession,
     small: tuple[Path, Pipeline, Lake],
@@ -179,6 +187,7 @@ def test_a_batch_that_is_stopped_anywhere_comes_again_and_counts_once(
     assert counts == json.loads(whole_lake.table("clean").last_note(COUNTS) or "")
 
 
+@pytest.mark.long
 def test_a_lost_checkpoint_is_refused_until_all_is_read_anew(
     spark: SparkSession, small: tuple[Path, Pipeline, Lake]
 ) -> None:
@@ -200,6 +209,7 @@ def test_a_lost_checkpoint_is_refused_until_all_is_read_anew(
     assert clean_increment(spark, pipeline, lake).unchanged
 
 
+@pytest.mark.long
 def test_a_table_of_a_full_run_is_refused_until_all_is_read_anew(
     spark: SparkSession, small: tuple[Path, Pipeline, Lake]
 ) -> None:
