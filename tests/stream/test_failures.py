@@ -134,15 +134,21 @@ def test_an_empty_layout_is_refused() -> None:
         BatchLayout(matrices={"x": ("a",)}, scalars={"x": "b"})
 
 
-def test_any_exception_of_a_worker_names_file_and_row_group_and_leaves_no_thread(
-    files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = stream_threads()
+@pytest.fixture
+def broken_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row group fails with a fault of ours, not of the file."""
 
     def broken(*_args: Any):
         raise ZeroDivisionError("decoder")
 
     monkeypatch.setattr(RowGroups, "whole", broken)
+
+
+@pytest.mark.usefixtures("broken_decoder")
+def test_any_exception_of_a_worker_names_file_and_row_group_and_leaves_no_thread(
+    files: list[str],
+) -> None:
+    before = stream_threads()
     with pytest.raises(RowGroupError, match=r"row group \d: ZeroDivisionError: decoder") as caught:
         drain(Stream(files, IDS, rows_per_batch=8).epoch(0))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -159,15 +165,11 @@ def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]) -> N
     assert stream_threads() <= before
 
 
+@pytest.mark.usefixtures("broken_decoder")
 def test_an_epoch_that_fails_while_it_is_read_ahead_says_so_when_it_is_asked_for(
-    files: list[str], monkeypatch: pytest.MonkeyPatch
+    files: list[str],
 ) -> None:
     before = stream_threads()
-
-    def broken(*_args: Any):
-        raise ZeroDivisionError("decoder")
-
-    monkeypatch.setattr(RowGroups, "whole", broken)
     stream = Stream(files, IDS, rows_per_batch=8)
     stream.read_ahead(0)
     with pytest.raises(RowGroupError, match="ZeroDivisionError: decoder"):
