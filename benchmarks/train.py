@@ -90,7 +90,7 @@ class InMemory(Stream):
         self._whole = {name: tensor.contiguous() for name, tensor in batch.tensors.items()}
         self._size = job.pipeline.train.rows_per_batch
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, then: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """Yields the rows in a new order."""
         order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(epoch))
         for step, chosen in enumerate(torch.split(order, self._size)):
@@ -114,7 +114,7 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 class ByDataLoader(InMemory):
     """The loop's stream, whose batches come from a plain DataLoader."""
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, then: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """Yields the rows in a new order."""
         rows = Rows(self._whole)
         sampler = RandomSampler(rows, generator=torch.Generator().manual_seed(epoch))

@@ -39,18 +39,28 @@ class EpochReader:
         self._layout = files.layout
         self._windows = Windows(plan, settings, files.layout)
         self._snapshot = Snapshot(files, self._windows)
-        first = plan.items[0].window if plan.items else 0
+        self._first_window = plan.items[0].window if plan.items else 0
         self._pool = OrderedPool(
             workers_count,
             [item.window for item in plan.items],
-            last_open_window=first + 1,
+            last_open_window=self._first_window,
             on_start=self._snapshot.ahead.begin,
         )
         self._reader: PlanReader | None = None
         self._placed = 0
 
-    def start(self) -> None:
-        """Starts to fill the first two windows, unless that has begun already."""
+    @property
+    def is_read(self) -> bool:
+        """Whether nothing is left to read: the last window is full, and being given out."""
+        return self._placed == len(self.plan.items)
+
+    def start(self, windows: int = 2) -> None:
+        """Starts to fill the first windows, or goes on to more of them.
+
+        Args:
+            windows: How many; two are as many as an epoch that is read alone fills.
+        """
+        self._pool.open_windows(self._first_window + windows - 1)
         if self.plan.items and self._reader is None:
             self._reader = PlanReader(self._snapshot, self.plan.items, self._pool)
 

@@ -115,7 +115,7 @@ class Stream(IterableDataset[Batch]):
         self._settings = _bounded(asked, shuffle_window_bytes, self._files)
         self._snapshot_digest = _digest(files, self._files.row_counts)
         self._reader: EpochReader | None = None
-        self._ahead: EpochReader | None = None  # the same, while none of its batches is asked for
+        self._ahead: EpochReader | None = None  # of the epoch after that
         self._position: tuple[int, int] | None = None
         self._resume_at: tuple[int, int] | None = None
         self._warn_of_few_row_groups()
@@ -140,7 +140,7 @@ class Stream(IterableDataset[Batch]):
         """Rows permuted among each other, over all ranks; fewer than asked for if they are wide."""
         return self._settings.shuffle_window_rows
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, then: int | None = None) -> Iterator[Batch]:
         """Yields this rank's batches of an epoch.
 
         After `load_state_dict` the epoch that the state is in begins with the first batch that was
@@ -148,6 +148,8 @@ class Stream(IterableDataset[Batch]):
 
         Args:
             epoch: Which epoch, from 0.
+            then: Which will be asked for after it: while the last window of this one is given out,
+                the first of that one is read, and while nothing is asked for, its second.
 
         Raises:
             PlanError: A state was loaded that is in the middle of another epoch.
@@ -155,26 +157,15 @@ class Stream(IterableDataset[Batch]):
             NullValueError: A dense column holds a null.
         """
         first_step = self._take_resume_step(epoch)
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or (ahead.plan.epoch, ahead.plan.first_step) != (epoch, first_step):
-            self.close()
-            ahead = self._open(epoch, first_step)
-        self._position = (epoch, first_step)
-        self._reader = ahead
-        return self._deliver(ahead)
-
-    def read_ahead(self, epoch: int) -> None:
-        """Starts to read an epoch from its beginning, while something else is being done.
-
-        Its batches, asked for next by `epoch`, then need not be waited for. Ends the epoch that is
-        being read; where the stream is does not change.
-
-        Args:
-            epoch: Which epoch, from 0.
-        """
+        reader = self._ahead
+        if reader is None or (reader.plan.epoch, reader.plan.first_step) != (epoch, first_step):
+            reader = self._open(epoch, first_step)
+        else:
+            self._ahead = None
         self.close()
-        self._reader = self._ahead = self._open(epoch, 0)
-        self._ahead.start()
+        self._position = (epoch, first_step)
+        self._reader = reader
+        return self._deliver(reader, then)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yields the rest of the epoch that a loaded state is in, else the next epoch.
@@ -237,9 +228,10 @@ class Stream(IterableDataset[Batch]):
 
     def close(self) -> None:
         """Ends the epoch that is being read; no thread is left, and no file open."""
-        reader, self._reader, self._ahead = self._reader, None, None
+        reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
+        self._close_ahead()
 
     def __enter__(self) -> Self:
         return self
@@ -289,14 +281,33 @@ class Stream(IterableDataset[Batch]):
         self._resume_at = None
         return step if epoch == resume_epoch else 0
 
-    def _deliver(self, reader: EpochReader) -> Iterator[Batch]:
+    def _deliver(self, reader: EpochReader, then: int | None) -> Iterator[Batch]:
         """Yields the reader's batches, and knows after each how far the epoch is."""
+        ended = False
         try:
             for batch in reader:
+                if then is not None and reader.is_read:
+                    self._read_ahead(reader, then)
                 self._position = (reader.plan.epoch, batch.step + 1)
                 yield batch
+            ended = True
         finally:
             reader.close()
+            if self._reader is reader and not ended:
+                self._close_ahead()
+        if self._reader is reader and self._ahead is not None:
+            self._ahead.start()  # this epoch's windows are free for its second
+
+    def _read_ahead(self, reader: EpochReader, epoch: int) -> None:
+        """Starts to read the first window of the epoch after the reader's, unless that is begun."""
+        if self._reader is reader and self._ahead is None:
+            self._ahead = self._open(epoch, 0)
+            self._ahead.start(windows=1)
+
+    def _close_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
 
     def _identity(self) -> dict[str, Any]:
         """Returns what must be the same for a state to fit."""

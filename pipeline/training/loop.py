@@ -233,7 +233,8 @@ class _Run:
         here, progress = self.position, self._setting.progress
         self.module.train()
         progress.begin_epoch(here.epoch, self._stream.steps_per_epoch, here.steps_in_epoch)
-        for batch in progress.waiting(self._stream.epoch(here.epoch)):
+        then = here.epoch + 1 if here.epoch + 1 < self._settings.epochs else None
+        for batch in progress.waiting(self._stream.epoch(here.epoch, then=then)):
             loss_sum, due = self._step(batch)
             here.step += 1
             here.steps_in_epoch += 1
@@ -248,9 +249,6 @@ class _Run:
                 self._stop(self._stream.state_dict())
             if due.checkpoint or here.step % self._settings.checkpoint_every_steps == 0:
                 self._checkpoint(self._stream.state_dict())
-        if here.epoch + 1 < self._settings.epochs:
-            # While this epoch is measured.
-            self._stream.read_ahead(here.epoch + 1)
 
     def evaluate(self, validation: Stream) -> Metrics:
         """Measures the validation split; a request to stop is heard between its batches."""

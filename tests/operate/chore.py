@@ -52,7 +52,7 @@ def main(folder: Path, word: str, *details: str) -> None:
     if word == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with (folder / "alive").open("w") as alive:  # a process of its own, as Spark's JVM is
-            subprocess.Popen(["sh", "-c", "echo up; exec sleep 600"], stdout=alive)
+            subprocess.run(["sh", "-c", "echo up; sleep 600 &"], stdout=alive, check=True)
     if word in ("waits", "deaf"):
         wait(folder)
     note(folder, "ends")

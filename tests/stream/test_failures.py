@@ -165,18 +165,44 @@ def test_close_in_the_middle_of_an_epoch_leaves_no_thread(files: list[str]) -> N
     assert stream_threads() <= before
 
 
-@pytest.mark.usefixtures("broken_decoder")
 def test_an_epoch_that_fails_while_it_is_read_ahead_says_so_when_it_is_asked_for(
-    files: list[str],
+    files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before, opened = stream_threads(), Stream._open
+
+    def vanished(self: Stream, epoch: int, first_step: int):
+        for file in files if epoch == 1 else []:
+            Path(file).unlink()
+        return opened(self, epoch, first_step)
+
+    monkeypatch.setattr(Stream, "_open", vanished)
+    stream = Stream(files, IDS, rows_per_batch=8)
+    batches = stream.epoch(0, then=1)
+    assert len(list(batches)) == 100
+    with pytest.raises(RowGroupError, match="FileNotFoundError"):
+        drain(stream.epoch(1))
+    assert stream_threads() <= before
+
+
+@pytest.mark.parametrize("steps", [1, 100])
+def test_closing_ends_what_is_read_ahead(files: list[str], steps: int) -> None:
     before = stream_threads()
     stream = Stream(files, IDS, rows_per_batch=8)
-    stream.read_ahead(0)
-    with pytest.raises(RowGroupError, match="ZeroDivisionError: decoder"):
-        drain(stream.epoch(0))
-    assert stream_threads() <= before
-    stream.read_ahead(1)
+    batches = stream.epoch(0, then=1)
+    for _ in range(steps):
+        next(batches)
+    assert stream_threads() > before
     stream.close()
+    assert stream_threads() <= before
+    stream.close()
+
+
+def test_an_epoch_that_is_left_ends_what_is_read_ahead(files: list[str]) -> None:
+    before = stream_threads()
+    stream = Stream(files, IDS, rows_per_batch=8)
+    for _ in stream.epoch(0, then=1):
+        assert stream_threads() > before
+        break
     assert stream_threads() <= before
 
 

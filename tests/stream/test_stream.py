@@ -132,10 +132,9 @@ def test_resuming_continues_with_what_was_not_delivered_also_with_other_ranks(
             assert resumed_steps(files, state, world_size, **chosen) == expected[stop:]
 
 
-def test_an_epoch_that_was_read_ahead_is_the_same_and_is_waiting(
-    files: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chosen: dict[str, Any] = {"rows_per_batch": 64, "seed": 3, "shuffle_window_rows": 256}
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Released once for each item that a worker has brought in."""
     placed, process = threading.Semaphore(0), RowGroupWorker.process
 
     def counted(self: Any, **item: Any):
@@ -143,28 +142,53 @@ def test_an_epoch_that_was_read_ahead_is_the_same_and_is_waiting(
         placed.release()
 
     monkeypatch.setattr(RowGroupWorker, "process", counted)
+    return placed
+
+
+def test_an_epoch_that_is_read_ahead_is_the_same(files: list[str]) -> None:
+    chosen: dict[str, Any] = {"rows_per_batch": 64, "seed": 3, "shuffle_window_rows": 256}
     with Stream(files, IDS, **chosen) as stream:
-        found = [ids_of(batch) for batch in stream.epoch(0)]
+        # The epoch that was read ahead, another one, and one after which none was named.
+        for epoch, then in [(0, 1), (1, 5), (2, None), (3, None)]:
+            found = [ids_of(batch) for batch in stream.epoch(epoch, then=then)]
+            assert found == epoch_ids(files, epoch, **chosen)
+            assert stream.state_dict()["epoch"] == epoch
+
+
+def test_the_last_window_and_the_next_epochs_first_are_all_that_is_held(
+    files: list[str], placed: threading.Semaphore
+) -> None:
+    chosen: dict[str, Any] = {"shuffle_window_rows": 400, "canonical_shards": 1}
+
+    def comes_in(items: int) -> None:
+        for _ in range(items):
+            assert placed.acquire(timeout=60)
+        assert not placed.acquire(blocking=False)
+
+    with Stream(files, IDS, rows_per_batch=40, workers_count=1, **chosen) as stream:
+        own, ahead = ([item.window for item in stream._plan(e, 0).items] for e in (0, 1))
+        batches = stream.epoch(0, then=1)
+        for _ in range(20):  # windows 0 and 1
+            next(batches)
+        comes_in(len(own))
+        next(batches)
+        comes_in(ahead.count(0))
         state = stream.state_dict()
-        while placed.acquire(blocking=False):
-            pass
-        stream.read_ahead(1)
-        assert placed.acquire(timeout=60)  # before anything is asked for
-        assert stream.state_dict() == state
-        found += [ids_of(batch) for batch in stream.epoch(1)]
-        assert stream.state_dict()["epoch"] == 1
-        # Another epoch than the one that was read ahead, and one that was never asked for.
-        stream.read_ahead(3)
-        found += [ids_of(batch) for batch in stream.epoch(2)]
-        stream.read_ahead(3)
-    assert found == [ids for epoch in range(3) for ids in epoch_ids(files, epoch, **chosen)]
+        assert state["step"] == 21
+        assert len(list(batches)) == 6
+        comes_in(ahead.count(1))
+        assert stream.state_dict()["epoch"] == 0
+        assert [ids_of(batch) for batch in stream.epoch(1)] == epoch_ids(
+            files, 1, rows_per_batch=40, **chosen
+        )
 
 
 def test_a_state_goes_before_what_was_read_ahead(files: list[str]) -> None:
     chosen: dict[str, Any] = {"rows_per_batch": 64, "seed": 3}
+    state = state_after(files, 5, **chosen)
     with Stream(files, IDS, **chosen) as stream:
-        stream.load_state_dict(state_after(files, 5, **chosen))
-        stream.read_ahead(0)
+        list(stream.epoch(1, then=0))
+        stream.load_state_dict(state)
         found = [ids_of(batch) for batch in stream.epoch(0)]
     assert found == epoch_ids(files, **chosen)[5:]
 
