@@ -1,0 +1,1 @@
+"""What `score.py` measures: a table to score, and the ways to score it."""
