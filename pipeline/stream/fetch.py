@@ -22,7 +22,7 @@ from pipeline.stream.stores import identity_of, is_remote, open_file
 # Requests to stores that are under way at once: they wait for the network, not for a core.
 _READ_AHEAD_THREADS = 8
 # Files that each worker keeps open.
-_OPEN_FILES = 16
+_OPEN_FILES = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class FooterCache:
             times that.
     """
 
-    def __init__(self, max_bytes: int = 2048 << 10) -> None:
+    def __init__(self, max_bytes: int = 512 << 10) -> None:
         self._max_bytes = max_bytes
         self._used_bytes = 0
         self._lock = threading.Lock()

@@ -133,13 +133,13 @@ class Windows:
     def _get(self, index: int) -> Window:
         with self._lock:
             if index not in self._live:
-                self._live[index] = Window(self._free.pop() if self._free else self._room())
+                self._live[index] = Window(self._free.pop() if self._free else self._room(index))
             return self._live[index]
 
-    def _room(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns new room for a full window."""
-        # An epoch shorter than a window needs no more than its rows.
-        shape = (len(self._plan.shards), max(self.rows_of(0, shard) for shard in self._plan.shards))
+    def _room(self, index: int) -> dict[str, npt.NDArray[Any]]:
+        """Returns new room for a window, and for those after it: only the last one is shorter."""
+        rows = max(self.rows_of(index, shard) for shard in self._plan.shards)
+        shape = (len(self._plan.shards), rows)
         return {
             spec.name: np.empty(
                 (*spec.row_shape, *shape) if spec.by_column else (*shape, *spec.row_shape),
