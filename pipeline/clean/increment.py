@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,11 +43,22 @@ from pipeline.clean.stage import (
     laid_out,
     outcome_of,
     refuse_failed_rules,
+    require_exact,
 )
 from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
-from pipeline.config import Pipeline
-from pipeline.errors import CommitConflictError, CountError, LakeError, LakestormError, SourceError
-from pipeline.lake import COUNTS, RUN, Lake, Snapshot, Table, Transaction, commit, fingerprint
+from pipeline.config import Dedupe, Pipeline
+from pipeline.errors import CommitConflictError, LakeError, LakestormError, SourceError
+from pipeline.lake import (
+    COUNTS,
+    RUN,
+    DataFile,
+    Lake,
+    Snapshot,
+    Table,
+    Transaction,
+    commit,
+    fingerprint,
+)
 from pipeline.outcome import Outcome
 
 log = logging.getLogger(__name__)
@@ -126,6 +137,20 @@ class _Batch:
     found: Found
     before: Snapshot | None
     """`clean` as it is; None where nothing of it stays."""
+
+
+@dataclass
+class _Merged:
+    """What a batch makes of what is there."""
+
+    good: DataFrame
+    bad: DataFrame
+    of_rows: Observation
+    of_columns: Observation
+    periods: set[str | None] = field(default_factory=set)
+    """Of `clean`, that are written again."""
+    gone: int = 0
+    """Rows of `clean` that the batch corrects."""
 
 
 class _Increment:
@@ -303,82 +328,88 @@ class _Merge:
                 frame.unpersist()
 
     def _commit(self, app: str, notes: Mapping[str, str], kept: list[DataFrame]) -> int:
-        pipeline, batch, before = self._pipeline, self._batch, self._batch.before
-        dedupe = pipeline.clean.dedupe
-        of_rows, of_columns = Observation(), Observation()
-        rows = judged(self._spark, pipeline, batch.found.subject)
-        merging = before is not None and dedupe is not None and bool(before.files)
-        if merging and before is not None and dedupe is not None:
-            rows = against(rows, before.dataframe(self._spark), dedupe)
-        rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
-        rows = self._keep(rows, kept)
-        bad = rejected(rows, self._contract)
-        good = observed_columns(
-            accepted(self._spark, pipeline, rows, batch.found.rights), of_columns
-        )
-        periods = set[str | None]()
-        gone_rows = corrections(rows).count() if merging else 0
-        if gone_rows and before is not None and dedupe is not None:
-            present = before.dataframe(self._spark)
-            gone = self._keep(corrected(rows, present, dedupe), kept)
-            # The names of periods, no rows.
-            periods = {row[0] for row in gone.select(self._period).distinct().collect()}
-            bad = bad.unionByName(quarantined(gone, self._contract, f"clean@{before.version}"))
-            touched = before.select(**{self._period: periods}).dataframe(self._spark)
-            good = good.unionByName(remaining(rows, touched, dedupe))
-        good = arranged(good, pipeline)
-        create_tables(pipeline, self._tables, clean=good, quarantine=bad)
+        pipeline, batch, tables = self._pipeline, self._batch, self._tables
+        merged = self._merged(kept)
+        create_tables(pipeline, tables, clean=merged.good, quarantine=merged.bad)
         with (
-            self._tables["quarantine"].attempt() as reject,
-            self._tables["quality"].attempt() as measure,
-            self._tables["clean"].attempt() as accept,
+            tables["quarantine"].attempt() as reject,
+            tables["quality"].attempt() as measure,
+            tables["clean"].attempt() as accept,
         ):
-            bad_files = reject.write(bad)
-            counts = counts_of(of_rows)
+            bad_files = reject.write(merged.bad)
+            counts = counts_of(merged.of_rows)
             refuse_failed_rules(pipeline, counts)
-            good_files = accept.write(good)
-            staying = 0 if before is None else before.select(**{self._period: periods}).rows
-            self._require_exact(
-                counts,
-                gone=gone_rows,
-                clean=sum(file.rows for file in good_files) - (staying - gone_rows),
-                quarantine=sum(file.rows for file in bad_files) - gone_rows,
-            )
+            good_files = accept.write(merged.good)
+            self._require_exact(counts, merged, good=good_files, bad=bad_files)
             run = f"{app}/{batch.number}"
             transaction = Transaction(app, batch.number)
-            notes = {
-                **notes,
-                RUN: run,
-                COUNTS: json.dumps(self._totals(count_notes(counts), gone_rows)),
-            }
-            anew = before is None
+            totals = self._totals(count_notes(counts), merged.gone)
+            notes = {**notes, RUN: run, COUNTS: json.dumps(totals)}
             commit(
-                self._tables["quarantine"],
+                tables["quarantine"],
                 bad_files,
                 attempt=reject,
                 transaction=transaction,
-                replace="all" if anew else None,
+                replace="all" if batch.before is None else None,
                 notes=notes,
             )
             # Without any row, none may have passed by the observer.
-            of_clean = of_columns.get if counts.clean else {}
+            of_clean = merged.of_columns.get if counts.clean else {}
             measures = quality_rows(counts, of_clean, run, datetime.now(UTC))
             commit(
-                self._tables["quality"],
+                tables["quality"],
                 measure.write_arrow(measures),
                 attempt=measure,
                 transaction=transaction,
             )
+            again = {(period,) for period in merged.periods}
             commit(
-                self._tables["clean"],
+                tables["clean"],
                 good_files,
                 attempt=accept,
                 transaction=transaction,
-                replace="all" if anew else {(period,) for period in periods} or None,
+                replace="all" if batch.before is None else again or None,
                 elsewhere=True,
                 notes=notes,
             )
         return counts.raw
+
+    def _merged(self, kept: list[DataFrame]) -> _Merged:
+        """The batch beside what is there: what is accepted, what rejected, what written again."""
+        pipeline, found, before = self._pipeline, self._batch.found, self._batch.before
+        of_rows, of_columns = Observation(), Observation()
+        rows = judged(self._spark, pipeline, found.subject)
+        dedupe = pipeline.clean.dedupe if before is not None and before.files else None
+        if before is not None and dedupe is not None:
+            rows = against(rows, before.dataframe(self._spark), dedupe)
+        rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
+        rows = self._keep(rows, kept)
+        good = observed_columns(accepted(self._spark, pipeline, rows, found.rights), of_columns)
+        merged = _Merged(good, rejected(rows, self._contract), of_rows, of_columns)
+        if before is not None and dedupe is not None:
+            merged.gone = corrections(rows).count()
+            if merged.gone:
+                self._correct(merged, rows, before, dedupe, kept)
+        merged.good = arranged(merged.good, pipeline)
+        return merged
+
+    def _correct(
+        self,
+        merged: _Merged,
+        rows: DataFrame,
+        before: Snapshot,
+        dedupe: Dedupe,
+        kept: list[DataFrame],
+    ) -> None:
+        """Takes rows that the batch corrects out of `clean`: their periods are written again."""
+        present = before.dataframe(self._spark)
+        gone = self._keep(corrected(rows, present, dedupe), kept)
+        # The names of periods, no rows.
+        merged.periods = {row[0] for row in gone.select(self._period).distinct().collect()}
+        rejects = quarantined(gone, self._contract, f"clean@{before.version}")
+        merged.bad = merged.bad.unionByName(rejects)
+        touched = before.select(**{self._period: merged.periods}).dataframe(self._spark)
+        merged.good = merged.good.unionByName(remaining(rows, touched, dedupe))
 
     def _keep(self, frame: DataFrame, kept: list[DataFrame]) -> DataFrame:
         """On local disk where memory is short: several tables come from one pass."""
@@ -399,23 +430,23 @@ class _Merge:
             totals[duplicates] = totals.get(duplicates, 0) + gone
         return totals
 
-    def _require_exact(self, counts: Counts, *, gone: int, clean: int, quarantine: int) -> None:
-        """Every row of the batch is somewhere, by three counts that share no code."""
+    def _require_exact(
+        self,
+        counts: Counts,
+        merged: _Merged,
+        *,
+        good: Sequence[DataFile],
+        bad: Sequence[DataFile],
+    ) -> None:
+        """Every row of the batch is somewhere: in what was written, less what was there before."""
+        before, again = self._batch.before, {self._period: merged.periods}
+        staying = 0 if before is None else before.select(**again).rows - merged.gone
+        written = {
+            "clean": sum(file.rows for file in good) - staying,
+            "quarantine": sum(file.rows for file in bad) - merged.gone,
+        }
         by_footers = rows_by_footers(self._pipeline.source, self._batch.found.subject)
-        accounted = counts.clean + counts.quarantined + counts.dropped
-        raw_agrees = by_footers is None or by_footers == counts.raw
-        if (
-            (clean, quarantine) != (counts.clean, counts.quarantined)
-            or accounted != counts.raw
-            or not raw_agrees
-        ):
-            raise CountError(
-                f"stage clean, batch {self._batch.number}",
-                f"raw {counts.raw} (by footers {by_footers}), clean {counts.clean}, quarantine "
-                f"{counts.quarantined}, dropped {counts.dropped}, corrected {gone}, but written "
-                f"clean {clean}, quarantine {quarantine}",
-                "Nothing was committed; run again, and report it if it comes back.",
-            )
+        require_exact(counts, written, by_footers, f"stage clean, batch {self._batch.number}")
 
 
 def _local(uri: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ from pipeline.clean.quality import (
 from pipeline.clean.raw import RawFile, find_files, rows_by_footers
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, RuleError
-from pipeline.lake import COUNTS, RUN, DataFile, Lake, Table, Transaction, commit, fingerprint
+from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 from pipeline.sources import idx, nycflights13
@@ -133,7 +134,8 @@ def _write(
             counts = counts_of(of_rows)
             refuse_failed_rules(pipeline, counts)
             files["clean"] = accept.write(good)
-            _require_exact(counts, files, rows_by_footers(pipeline.source, found.subject))
+            written = {name: sum(file.rows for file in listed) for name, listed in files.items()}
+            require_exact(counts, written, rows_by_footers(pipeline.source, found.subject))
             notes = {
                 RUN: run,
                 WRITER: transaction.app,
@@ -180,17 +182,29 @@ def refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
         )
 
 
-def _require_exact(
-    counts: Counts, files: dict[str, list[DataFile]], rows_in_footers: int | None
+def require_exact(
+    counts: Counts,
+    written: Mapping[str, int],
+    rows_in_footers: int | None,
+    where: str = "stage clean",
 ) -> None:
-    """Raw = clean + quarantine + dropped, by three counts that share no code."""
-    written = {name: sum(file.rows for file in listed) for name, listed in files.items()}
+    """Raw = clean + quarantine + dropped, by three counts that share no code.
+
+    Args:
+        counts: What passed by the observers.
+        written: Rows in the files of `clean` and of `quarantine`.
+        rows_in_footers: Raw rows by the files' footers; None where they have none.
+        where: For the error.
+
+    Raises:
+        CountError: They do not agree.
+    """
     expected = {"clean": counts.clean, "quarantine": counts.quarantined}
     accounted = counts.clean + counts.quarantined + counts.dropped
     raw_agrees = rows_in_footers is None or rows_in_footers == counts.raw
     if written != expected or accounted != counts.raw or not raw_agrees:
         raise CountError(
-            "stage clean",
+            where,
             f"raw {counts.raw} (by footers {rows_in_footers}), clean {counts.clean}, quarantine "
             f"{counts.quarantined}, dropped {counts.dropped}, but written {written}",
             "Nothing was committed; run again, and report it if it comes back.",
