@@ -53,8 +53,10 @@ def main(folder: Path, word: str, *details: str) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with (folder / "alive").open("w") as alive:  # a process of its own, as Spark's JVM is
             subprocess.run(["sh", "-c", "echo up; sleep 600 &"], stdout=alive, check=True)
-    if word in ("waits", "deaf"):
+    if word in ("waits", "deaf", "talks"):
         wait(folder)
+    if word == "talks":  # more than a pipe holds: somebody has to read it
+        print("and on\n" * 100_000, file=sys.stderr)  # noqa: T201
     note(folder, "ends")
     if word != "mute":
         print(json.dumps({"stages": [stage(unchanged=word == "unchanged")]}))  # noqa: T201

@@ -86,6 +86,11 @@ class Service:
                 return line
         pytest.fail(f"it ended without saying {text!r}:\n{self.log}")
 
+    def unheard(self) -> None:
+        """Nobody reads its log any more."""
+        if self._process.stderr:
+            self._process.stderr.close()
+
     def address(self) -> str:
         return self.until("/health").split()[-1]
 

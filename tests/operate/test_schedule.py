@@ -314,6 +314,16 @@ def test_a_stopped_once_says_so(place: Place) -> None:
     assert place.outcomes() == [("score", 1, "interrupted")]
 
 
+def test_a_run_goes_on_when_nobody_reads_the_log(place: Place) -> None:
+    place.write({"score": "talks"})
+    service = place.start("score")
+    place.began()
+    service.unheard()
+    place.go()
+    assert service.code() == 0
+    assert place.outcomes() == [("score", 1, "succeeded")]
+
+
 def test_runs_of_a_pipeline_do_not_overlap_whoever_starts_them(place: Place) -> None:
     place.write({"score": "waits", "train": "waits"})
     first = place.start("score")

@@ -103,8 +103,11 @@ class Child:
             for line in pipe:
                 text = line.decode(errors="replace")
                 self._last.append(text)
-                sys.stderr.write(text)
-                sys.stderr.flush()
+                # Who reads our log may be gone, as Airflow is soon after it stopped us. The run
+                # goes on, and would end at its next line if nobody read that here.
+                with suppress(BrokenPipeError):
+                    sys.stderr.write(text)
+                    sys.stderr.flush()
 
 
 def one_line(text: str) -> str:
