@@ -1,12 +1,13 @@
 # lakestorm, from a fresh clone. Each target first makes what it needs, once.
 #
-#   make demo        raw flights to predictions in the lake
-#   make test        the tests
-#   make test-long   the tests that take minutes each
-#   make check       format, lint, types, and which way imports go
-#   make bench       the benchmarks
-#   make setup       only .venv and Java, which the others make by themselves
-#   make clean       removes everything that make made, the demo's lake too
+#   make demo          raw flights to predictions in the lake
+#   make test          the tests
+#   make test-long     the tests that take minutes each
+#   make test-airflow  the DAGs of conf/airflow in a real Airflow, which it gets into .venv-airflow
+#   make check         format, lint, types, and which way imports go
+#   make bench         the benchmarks
+#   make setup         only .venv and Java, which the others make by themselves
+#   make clean         removes everything that make made, the demo's lake too
 #
 # PYTHON names another Python to build .venv with: make PYTHON=python3.12 test
 # pip's own settings apply: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can lead it to a smaller, CPU-only torch.
@@ -14,6 +15,9 @@
 PYTHON ?= python3
 # The release of torch that everything here was tested with.
 TORCH := torch==2.13.0
+# The release of Airflow that conf/airflow was tested with. Airflow's own constraints lie where not every
+# machine can read them; without them pip finds versions that fit each other.
+AIRFLOW := apache-airflow==3.3.2 apache-airflow-providers-standard==1.21.0
 
 # Petastorm pins setuptools<70, torch wants >=77, and pip refuses the two together. Petastorm needs no
 # setuptools when it runs, so it is installed without its dependencies, and they are named here.
@@ -26,7 +30,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pe
 JAVA := conf/java.sh
 TYPED := $(wildcard pipeline jobs tests benchmarks)
 
-.PHONY: help setup demo test test-long check bench clean
+.PHONY: help setup demo test test-long test-airflow check bench clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -43,6 +47,9 @@ test: .venv/ready
 test-long: .venv/ready
 	$(JAVA) $(BIN)/pytest -m long
 
+test-airflow: .venv/ready .venv-airflow/ready
+	$(JAVA) $(BIN)/pytest -m airflow
+
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -55,7 +62,7 @@ bench: .venv/ready
 	done
 
 clean:
-	rm -rf .venv .jre lake build dist spark-warehouse *.egg-info
+	rm -rf .venv .venv-airflow .jre lake build dist spark-warehouse *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -78,6 +85,14 @@ endif
 	$(PIP) --requirement .venv/requirements.txt $(PETASTORM_NEEDS) $(TORCH)
 	$(PIP) --no-deps $(PETASTORM) --editable .
 	@echo "$(CURDIR)" > $@
+
+# Airflow has an environment of its own: its packages and ours need not fit.
+.venv-airflow/ready: Makefile
+	@echo "Installing Airflow into .venv-airflow: a minute or two."
+	@rm -f $@
+	$(PYTHON) -m venv --clear .venv-airflow
+	.venv-airflow/bin/python -m pip --disable-pip-version-check install --quiet $(AIRFLOW)
+	@touch $@
 
 # Runs on any Python, however old.
 define CHECK_PYTHON
