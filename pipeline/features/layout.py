@@ -12,7 +12,8 @@ def writer_options(spec: FeatureSpec, rows_per_row_group: int) -> Mapping[str, s
 
     Flat columns, one a feature: the same table reads twice as fast without dictionaries as with
     them (DESIGN, decision 4), and any engine can read it. Keys keep theirs: they repeat, and
-    training does not read them. Images, tokens and series have none for the same reason.
+    training does not read them. Images, tokens and series have none for the same reason, and
+    neither have the bits of what was missing: scoring counts them. Mostly equal, they take little.
 
     Args:
         spec: The fitted spec.
@@ -23,6 +24,7 @@ def writer_options(spec: FeatureSpec, rows_per_row_group: int) -> Mapping[str, s
         *spec.numeric_columns,
         *spec.categorical_columns,
         *spec.image_columns,
+        *spec.missing_columns,
         # Spark's name for the values of an array, in Parquet's schema.
         *(f"{column}.list.element" for column in (*spec.token_columns, *spec.series_columns)),
     )

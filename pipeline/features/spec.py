@@ -18,6 +18,8 @@ from pipeline.lake import fingerprint
 MISSING_ID = 0
 UNKNOWN_ID = 1
 FIRST_ID = 2
+BITS_PER_COLUMN = 63
+"""Of a `bigint`, its sign left out."""
 
 
 class Part(BaseModel):
@@ -174,6 +176,21 @@ class FeatureSpec(Part):
             *self.token_columns,
             *self.series_columns,
         )
+
+    @property
+    def imputed_columns(self) -> tuple[str, ...]:
+        """Columns of `clean` whose missing values leave no trace in the features, each once."""
+        parts = (*self.numbers, *self.circles, *self.tokens, *self.series)
+        return tuple(dict.fromkeys(part.column for part in parts))
+
+    @property
+    def missing_columns(self) -> tuple[str, ...]:
+        """Columns of the table that tell what was missing, for drift; no network is given them.
+
+        `bigint`: bit i of column k is set where `imputed_columns[63 k + i]` was missing.
+        """
+        columns = -(-len(self.imputed_columns) // BITS_PER_COLUMN)
+        return tuple(f"_missing_{place}" for place in range(columns))
 
     @property
     def label_columns(self) -> tuple[str, ...]:

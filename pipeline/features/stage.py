@@ -126,7 +126,8 @@ def _write(
     observation = Observation()
     rows = _observed(prepared(todo.rows.dataframe(spark), spec), spec, observation)
     # Sorted: Spark wants it by partition anyway, and equal rows then give equal files.
-    frame = features(rows, spec).sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)
+    frame = features(rows, spec, with_missing=_tells_missing(table, spec))
+    frame = frame.sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)
     table.create(from_spark(frame.schema), (SPLIT, spec.period_column), f"features {spec.hash}")
     with table.attempt() as attempt:
         options = writer_options(spec, pipeline.features.rows_per_row_group)
@@ -150,6 +151,11 @@ def _write(
                 COUNTS: json.dumps({n: c for n, c in counts.items() if n != "rows"}),
             },
         )
+
+
+def _tells_missing(table: Table, spec: FeatureSpec) -> bool:
+    """Whether the table has columns for what was missing; an older one goes on without."""
+    return not table.exists or {*spec.missing_columns} <= {*table.snapshot().schema.names}
 
 
 def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> DataFrame:

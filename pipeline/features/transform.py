@@ -6,6 +6,8 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import NamedTuple, Protocol
 
 from pyspark.errors import IllegalArgumentException
@@ -25,6 +27,7 @@ from pipeline.errors import SpecError
 from pipeline.features.derive import with_derived
 from pipeline.features.label import absence, condition, label_values
 from pipeline.features.spec import (
+    BITS_PER_COLUMN,
     FIRST_ID,
     MISSING_ID,
     UNKNOWN_ID,
@@ -104,16 +107,18 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
     return frame.withColumn(SPLIT, split.otherwise(REST)).withColumns(whole).drop(*hidden.values())
 
 
-def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
+def features(frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True) -> DataFrame:
     """The rows of the table `features`.
 
     Args:
         frame: What `prepared` returned.
         spec: The fitted spec.
+        with_missing: Whether to tell what was missing; tables of older versions do not.
 
     Returns:
         Keys, the label's columns, `float` columns (`spec.numeric_columns`), `int` columns
-        (`spec.categorical_columns`), images, arrays of tokens and of numbers, split and period.
+        (`spec.categorical_columns`), images, arrays of tokens and of numbers, `bigint` columns
+        (`spec.missing_columns`), split and period.
 
     Raises:
         SpecError: The frame lacks a column that the spec needs, or has another type of it.
@@ -133,6 +138,7 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
     images = [F.col(picture.column) for picture in spec.images]
     tokens = [_hashed(text) for text in spec.tokens]
     series = [_newest(values) for values in spec.series]
+    bits = _missing_bits(spec) if with_missing else []
     named = zip(
         (
             *spec.numeric_columns,
@@ -140,8 +146,9 @@ def features(frame: DataFrame, spec: FeatureSpec) -> DataFrame:
             *spec.image_columns,
             *spec.token_columns,
             *spec.series_columns,
+            *(spec.missing_columns if with_missing else ()),
         ),
-        (*numbers, *missing, *circles, *categories, *images, *tokens, *series),
+        (*numbers, *missing, *circles, *categories, *images, *tokens, *series, *bits),
         strict=True,
     )
     return frame.select(
@@ -263,6 +270,21 @@ def _scaled(number: StandardNumber | QuantileNumber | PlainNumber) -> Column:
 
 def _is_missing(column: str) -> Column:
     return number_of(column).isNull().cast("float")
+
+
+def _missing_bits(spec: FeatureSpec) -> list[Column]:
+    """The columns `spec.missing_columns`."""
+    numbers = {part.column for part in (*spec.numbers, *spec.circles)}
+    bits = [
+        (number_of(name) if name in numbers else F.col(name)).isNull().cast("bigint")
+        for name in spec.imputed_columns
+    ]
+    columns = [bits[at : at + BITS_PER_COLUMN] for at in range(0, len(bits), BITS_PER_COLUMN)]
+    # Shifted bits have no carry: the sum of at most 63 of them is their union, and never negative.
+    return [
+        reduce(add, (F.shiftleft(bit, place) for place, bit in enumerate(column)))
+        for column in columns
+    ]
 
 
 def _waves(circle: Circle) -> tuple[Column, Column]:

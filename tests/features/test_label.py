@@ -110,7 +110,7 @@ def test_a_reconstruction_has_no_label_and_lacks_none(spark: SparkSession) -> No
     assert "late" not in rows[0]
     spec = fit(prepared(clean, how), how, "small", "period")
     made = features(prepared(clean, how), spec)
-    assert made.columns == ["id", *spec.numeric_columns, "split", "period"]
+    assert made.columns == ["id", *spec.numeric_columns, "_missing_0", "split", "period"]
     assert spec.label_columns == ()
 
 

@@ -83,10 +83,36 @@ def test_columns_are_those_the_spec_promises(spark: SparkSession) -> None:
     frame = transformed(examples.frame(spark, []))
     kinds = dict(frame.dtypes)
     numeric, categorical = SPEC.numeric_columns, SPEC.categorical_columns
-    assert frame.columns == ["id", "late", *numeric, *categorical, "split", "period"]
+    assert frame.columns == ["id", "late", *numeric, *categorical, "_missing_0", "split", "period"]
+    assert kinds["_missing_0"] == "bigint"
     assert {kinds[name] for name in ("late", *numeric)} == {"float"}
     assert {kinds[name] for name in categorical} == {"int"}
     assert SPEC.cardinalities == (4, 4, 2)
+
+
+def test_what_is_missing_is_told_bit_by_bit(spark: SparkSession) -> None:
+    raw = [examples.clean_row(number) for number in range(60)]
+    raw[7]["amount"], raw[8]["amount"], raw[11]["month"] = math.nan, math.inf, None
+    assert SPEC.imputed_columns == ("amount", "month", "odd", "day")
+    for row in transformed(examples.frame(spark, raw)).collect():
+        amount, month = raw[row["id"]]["amount"], raw[row["id"]]["month"]
+        unusable = amount is None or not math.isfinite(amount)
+        missing = (unusable, month is None, row["id"] % 2 == 0, False)
+        assert row["_missing_0"] == sum(1 << place for place, is_so in enumerate(missing) if is_so)
+
+
+def test_more_numbers_than_a_bigint_has_bits_take_two(spark: SparkSession) -> None:
+    numbers = tuple(PlainNumber(column=f"n{place}", indicator=False) for place in range(65))
+    derive = {part.column: "nullif(id, 1)" for part in numbers}
+    spec = SPEC.model_copy(
+        update={"numbers": numbers, "derive": derive, "circles": (), "categories": ()}
+    )
+    clean = examples.frame(spark, [examples.clean_row(number) for number in range(2)])
+    rows = {row["id"]: row for row in transformed(clean, spec).collect()}
+    assert (rows[0]["_missing_0"], rows[0]["_missing_1"]) == (0, 0)
+    assert (rows[1]["_missing_0"], rows[1]["_missing_1"]) == (2**63 - 1, 3)
+    old = features(prepared(clean, spec), spec, with_missing=False)
+    assert not any(name.startswith("_") for name in old.columns)
 
 
 def test_rows_lie_in_splits_by_time_and_without_label_in_one_of_their_own(
