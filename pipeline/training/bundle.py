@@ -3,11 +3,12 @@
     weights.safetensors   the tensors
     model.json            architecture, task, spec hash, features table and version, SHA-256
     spec.json             the fitted feature spec
+    reference.json        histograms of the training data, to measure drift by; since format 3
     network.pt2           the network for other programs, which lakestorm does not read
     network.pt2.sha256    its SHA-256; both are there or neither
 
 Loading runs no code of these files: safetensors holds numbers only, the rest is JSON. A damaged,
-foreign or mixed-up folder is refused.
+foreign or mixed-up folder is refused. Models of format 2 have no reference, and score without.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ from torch import Tensor, nn
 from pipeline.config import LOSSES, METRICS, Task
 from pipeline.errors import LakestormError, ModelError
 from pipeline.features.spec import FeatureSpec
+from pipeline.training.histograms import Outputs
 from pipeline.training.networks import Architecture, build
 from pipeline.training.networks.export import EXPORT_DIGEST_FILE, EXPORT_FILE
+from pipeline.training.reference import Reference
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)
 WEIGHTS_FILE = "weights.safetensors"
 FACTS_FILE = "model.json"
 SPEC_FILE = "spec.json"
+REFERENCE_FILE = "reference.json"
 _TEXTS = ("spec_hash", "features_table", "task", "loss")
 
 
@@ -54,6 +59,11 @@ class Facts:
     """For `multiclass`: what its outputs stand for."""
     labels: tuple[str, ...]
     """Columns that hold what it predicts; none for `reconstruction`."""
+
+    @property
+    def outputs(self) -> Outputs:
+        """What it says of a row."""
+        return self.task, self.classes, self.labels
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold; `from_dict` takes them back."""
@@ -96,10 +106,16 @@ class Bundle:
     module: nn.Module
     spec: FeatureSpec
     facts: Facts
+    reference: Reference | None = None
+    """What drift is measured by; None for models that were saved without."""
 
 
 def save_bundle(
-    folder: Path, weights: Mapping[str, Tensor], facts: Facts, spec: FeatureSpec
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    facts: Facts,
+    spec: FeatureSpec,
+    reference: Reference | None = None,
 ) -> None:
     """Writes a model's files into an existing folder.
 
@@ -108,6 +124,7 @@ def save_bundle(
         weights: The network's state dict.
         facts: What the model is.
         spec: The feature spec it was trained with, of the hash in `facts`.
+        reference: Histograms of what it was trained on.
 
     Raises:
         ModelError: The spec is not the one in `facts`.
@@ -117,9 +134,14 @@ def save_bundle(
         {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     )
     (folder / WEIGHTS_FILE).write_bytes(tensors)
+    known = None if reference is None else reference.to_json().encode()
+    (folder / REFERENCE_FILE).unlink(missing_ok=True)
+    if known is not None:
+        (folder / REFERENCE_FILE).write_bytes(known)
     described = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": hashlib.sha256(tensors).hexdigest(),
+        "reference_sha256": None if known is None else hashlib.sha256(known).hexdigest(),
         **facts.to_dict(),
     }
     (folder / FACTS_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
@@ -138,13 +160,14 @@ def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
     """
     described = _read_json(folder / FACTS_FILE)
     found = described.pop("format_version", None)
-    if found != FORMAT_VERSION:
+    if found not in READABLE_VERSIONS:
         raise ModelError(
             str(folder / FACTS_FILE),
-            f"has format_version {found!r}, this lakestorm reads {FORMAT_VERSION}",
+            f"has format_version {found!r}, this lakestorm reads {READABLE_VERSIONS}",
             "Load it with the version of lakestorm that saved it, or train the model again.",
         )
     digest = described.pop("weights_sha256", None)
+    known = described.pop("reference_sha256", "") if found > 2 else None
     try:
         facts = Facts.from_dict(described)
     except ModelError as error:
@@ -152,7 +175,12 @@ def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
     spec = _read_spec(folder / SPEC_FILE)
     _require_same_spec(folder, spec, facts)
     _require_whole_export(folder)
-    return Bundle(module=_read_module(folder, facts, digest, custom), spec=spec, facts=facts)
+    return Bundle(
+        module=_read_module(folder, facts, digest, custom),
+        spec=spec,
+        facts=facts,
+        reference=_read_reference(folder, spec, facts, known),
+    )
 
 
 def _read_module(folder: Path, facts: Facts, digest: object, custom: str | None) -> nn.Module:
@@ -172,6 +200,22 @@ def _read_module(folder: Path, facts: Facts, digest: object, custom: str | None)
         raise _damaged(path, "its numbers are of another type than the network's")
     module.requires_grad_(False)
     return module.eval()
+
+
+def _read_reference(
+    folder: Path, spec: FeatureSpec, facts: Facts, digest: object
+) -> Reference | None:
+    """The histograms, of that SHA-256; None where the model was saved without."""
+    path = folder / REFERENCE_FILE
+    if digest is None:
+        return None
+    content = _read_bytes(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise _damaged(path, f"its SHA-256 is not the one in {FACTS_FILE}")
+    try:
+        return Reference.from_json(content, spec, facts.outputs)
+    except ValueError as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
 
 
 def _empty(facts: Facts, custom: str | None) -> nn.Module:
@@ -221,8 +265,8 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(
             str(path),
             f"cannot be read: {error.strerror or error}",
-            f"A model's folder holds {WEIGHTS_FILE}, {FACTS_FILE} and {SPEC_FILE}: restore it, "
-            "or train the model again.",
+            f"A model's folder holds {WEIGHTS_FILE}, {FACTS_FILE}, {SPEC_FILE} and "
+            f"{REFERENCE_FILE}: restore it, or train the model again.",
         ) from error
 
 

@@ -56,8 +56,16 @@ def shapes_of(spec: FeatureSpec) -> Shapes:
     )
 
 
-def layout_of(spec: FeatureSpec, *, with_label: bool = True) -> BatchLayout:
-    """What a network of this spec asks of the stream; scoring asks for no label."""
+def layout_of(
+    spec: FeatureSpec, *, with_label: bool = True, missing: Sequence[str] = ()
+) -> BatchLayout:
+    """What a network of this spec asks of the stream.
+
+    Args:
+        spec: What the columns mean.
+        with_label: Whether the label comes along; scoring asks for none.
+        missing: Those of `spec.missing_columns` that come along, as tensors of the same name.
+    """
     labels = spec.label_columns if with_label else ()
     several = spec.label.task == "multilabel"
     matrices = {
@@ -68,7 +76,10 @@ def layout_of(spec: FeatureSpec, *, with_label: bool = True) -> BatchLayout:
     sequences = {"tokens": spec.token_columns, "series": spec.series_columns}
     return BatchLayout(
         matrices={name: columns for name, columns in matrices.items() if columns},
-        scalars={"label": labels[0]} if labels and not several else {},
+        scalars={
+            **({"label": labels[0]} if labels and not several else {}),
+            **{name: name for name in missing},
+        },
         tensors={"image": _image(spec)} if spec.images else {},
         sequences={
             name: SequenceColumn(column=column)
@@ -123,7 +134,11 @@ def evaluation_rows(spec: FeatureSpec) -> int:
 
 
 def evaluation_stream(
-    files: Sequence[str], spec: FeatureSpec, workers_count: int, ranks: Ranks | None = None
+    files: Sequence[str],
+    spec: FeatureSpec,
+    workers_count: int,
+    ranks: Ranks | None = None,
+    missing: Sequence[str] = (),
 ) -> Stream:
     """All rows of some files once, over all ranks, in the files' order.
 
@@ -132,11 +147,12 @@ def evaluation_stream(
         spec: What the columns mean.
         workers_count: Threads that read row groups.
         ranks: Who reads together.
+        missing: Those of `spec.missing_columns` that come along, for histograms.
     """
     ranks = ranks or Ranks()
     return Stream(
         files,
-        layout_of(spec),
+        layout_of(spec, missing=missing),
         rows_per_rank_batch=evaluation_rows(spec),
         rank=ranks.rank,
         world_size=ranks.world_size,

@@ -30,6 +30,7 @@ from pipeline.training.champion import Arena, Verdict, compare
 from pipeline.training.job import Job, choose_device, custom_class
 from pipeline.training.launch import run_job
 from pipeline.training.loop import Fitted, evaluate, fitted_of
+from pipeline.training.measure import reference_of
 from pipeline.training.networks import add_export
 from pipeline.training.ranks import Ranks
 from pipeline.training.registry import Registered, Registry
@@ -131,7 +132,7 @@ def _tracked(job: Job, registry: Registry) -> Iterator[str]:
 
 
 def _upload(job: Job, fitted: Fitted, registry: Registry, run_id: str) -> None:
-    """Saves the model, and measures on the test split what was saved."""
+    """Saves the model, and measures what was saved: on the test split, and for its reference."""
     facts = Facts(
         architecture=job.architecture,
         task=job.spec.label.task,
@@ -147,13 +148,15 @@ def _upload(job: Job, fitted: Fitted, registry: Registry, run_id: str) -> None:
     with tempfile.TemporaryDirectory(prefix="lakestorm-bundle-") as name:
         folder = Path(name)
         save_bundle(folder, fitted.weights, facts, job.spec)
-        module = load_bundle(folder, custom).module
-        add_export(folder, module, job.architecture)
-        module = module.to(ranks.device)
+        bundle = load_bundle(folder, custom)
+        add_export(folder, bundle.module, job.architecture)
+        module = bundle.module.to(ranks.device)
         files, workers = job.split(TEST).uris(), job.pipeline.train.stream_workers
         with evaluation_stream(files, job.spec, workers) as stream:
             test = evaluate(module, stream, ranks, job.objective, job.pipeline.seed)
         metrics = {VALIDATION: fitted.best.validation.to_dict(), TEST: test.to_dict()}
+        reference = reference_of(bundle, job.split(TRAIN), ranks, workers)
+        save_bundle(folder, fitted.weights, facts, job.spec, reference)
         registry.upload(run_id, folder, metrics)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from pipeline.config import Cnn, Custom, Model, Rnn, Vae
 from pipeline.errors import ModelError
 from pipeline.training.bundle import load_bundle, save_bundle
+from pipeline.training.histograms import Tally, input_columns, score_columns
 from pipeline.training.networks import Shapes, add_export, architecture_of, build
 from pipeline.training.networks.custom import example_inputs
+from pipeline.training.reference import Reference
 from tests.training import examples
 
 SPEC = examples.spec()
@@ -31,9 +34,26 @@ def described(**settings: Any) -> dict[str, Any]:
     return {**whole, "settings": {**whole["settings"], **settings}}
 
 
+def reference(rows: int = 100) -> Reference:
+    """What counting some rows of made-up inputs and scores gives."""
+    inputs, scores = Tally(input_columns(SPEC)), Tally(score_columns(*FACTS.outputs))
+    inputs.add(
+        {
+            "numeric": torch.randn(rows, 3),
+            "categorical": torch.randint(0, 8, (rows, 2), dtype=torch.int32),
+        },
+        rows,
+    )
+    scores.add({"score": torch.rand(rows)}, rows)
+    return Reference(inputs=inputs.histograms(), scores=scores.histograms())
+
+
+REFERENCE = reference()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    save_bundle(tmp_path, build(ARCHITECTURE, 1).state_dict(), FACTS, SPEC)
+    save_bundle(tmp_path, build(ARCHITECTURE, 1).state_dict(), FACTS, SPEC, REFERENCE)
     return tmp_path
 
 
@@ -48,7 +68,7 @@ def test_a_saved_model_gives_the_same_outputs_without_dropout(folder: Path) -> N
     categorical = torch.randint(0, 8, (50, 2), dtype=torch.int32)
     inputs = {"numeric": numeric, "categorical": categorical}
     assert torch.equal(bundle.module(inputs), original(inputs))
-    assert (bundle.facts, bundle.spec) == (FACTS, SPEC)
+    assert (bundle.facts, bundle.spec, bundle.reference) == (FACTS, SPEC, REFERENCE)
 
 
 FAMILIES: dict[str, tuple[Model, Shapes]] = {
@@ -126,7 +146,9 @@ def test_a_flipped_bit_of_the_weights_is_noticed(folder: Path, place: int, bit: 
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "model.json", "spec.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "model.json", "spec.json", "reference.json"]
+)
 def test_a_missing_or_truncated_file_is_refused_by_name(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     for left in (0, 1, len(content) // 2, len(content) - 2):
@@ -149,6 +171,63 @@ def test_weights_that_are_a_pickle_run_nothing(folder: Path, tmp_path: Path) -> 
     with pytest.raises(ModelError, match="damaged"):
         load_bundle(folder)
     assert not (tmp_path / "exploded").exists()
+
+
+def change_reference(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the file, and the digest that goes with it."""
+    values = json.loads((folder / "reference.json").read_text())
+    change(values)
+    content = json.dumps(values).encode()
+    (folder / "reference.json").write_bytes(content)
+    edit(folder / "model.json", reference_sha256=hashlib.sha256(content).hexdigest())
+
+
+def test_a_changed_reference_is_refused(folder: Path) -> None:
+    path = folder / "reference.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"rows":100', '"rows":101'))
+    with pytest.raises(ModelError, match=r"reference\.json: is damaged: its SHA-256"):
+        load_bundle(folder)
+    facts = json.loads((folder / "model.json").read_text())
+    del facts["reference_sha256"]
+    (folder / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ModelError, match=r"reference\.json: is damaged"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda file: file.pop("scores"),
+        lambda file: file.update(code="import os"),
+        lambda file: file["inputs"].update(rows=99),
+        lambda file: file["inputs"]["bins"].pop("num_n0"),
+        lambda file: file["inputs"]["bins"].update(other=[[0, 100]]),
+        lambda file: file["inputs"]["bins"].update(cat_c0=[[8, 100]]),
+        lambda file: file["inputs"]["bins"].update(cat_c0=[[1, 50], [0, 50]]),
+        lambda file: file["inputs"]["bins"].update(cat_c0=[[0, 150], [1, -50]]),
+        lambda file: file["inputs"]["bins"].update(cat_c0=[["0", 100]]),
+        lambda file: file["inputs"]["missing"].update(n0=101),
+        lambda file: file["inputs"]["missing"].update(other=1),
+    ],
+)
+def test_a_reference_that_cannot_be_the_models_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    change_reference(folder, change)
+    with pytest.raises(ModelError, match=r"reference\.json: is damaged"):
+        load_bundle(folder)
+
+
+def test_a_model_saved_before_there_were_references_has_none(folder: Path) -> None:
+    facts = json.loads((folder / "model.json").read_text())
+    del facts["reference_sha256"]
+    (folder / "model.json").write_text(json.dumps({**facts, "format_version": 2}))
+    (folder / "reference.json").unlink()
+    assert load_bundle(folder).reference is None
+    save_bundle(folder, build(ARCHITECTURE, 1).state_dict(), FACTS, SPEC)
+    assert load_bundle(folder).reference is None
+    assert not (folder / "reference.json").exists()
 
 
 def test_another_spec_is_refused_when_saving_and_when_loading(folder: Path) -> None:

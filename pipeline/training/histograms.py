@@ -1,0 +1,217 @@
+"""Histograms of what a network is given and of what it says, on bins that never move.
+
+Training and scoring count on the same bins, so counts of any blocks of rows add up exactly, and
+what to compare them by is decided afterwards. A number's bin is the top of its bits: sign, exponent
+and the first bits of the mantissa, as floats are ordered like their bits but for the sign. That
+costs a shift; edges that fit the data would cost a search for each value.
+
+Source: IEEE 754-2019, 3.4 (the format) and 5.10 (the order of the bits).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.config import Task
+from pipeline.features.spec import BITS_PER_COLUMN, FeatureSpec
+
+FEATURE_BITS = 12
+"""Three of the mantissa: bins of an eighth of the power of two that they lie in."""
+SCORE_BITS = 14
+"""Five of the mantissa, a 32nd: scores lie close together, and so does pictures' brightness."""
+_FLOAT_BITS = 32
+_MISSING_BITS = 12
+"""Bits that are counted together, by their 4096 combinations: one pass instead of twelve."""
+
+Outputs: TypeAlias = tuple[Task, Sequence[str], Sequence[str]]
+"""What a model says: its task, its classes and its labels' columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Columns of one tensor that are counted alike."""
+
+    tensor: str
+    """A tensor [rows] or [rows, columns] of inputs or predictions."""
+    names: tuple[str, ...]
+    """What the columns are called in histograms."""
+    sizes: tuple[int, ...]
+    """Bins of each."""
+    bits: int = 0
+    """Of floats, the top bits that are the bin; 0 for whole numbers, which are their own bins."""
+
+    @classmethod
+    def of_floats(cls, tensor: str, names: tuple[str, ...], bits: int) -> Columns:
+        """Columns of numbers."""
+        return cls(tensor=tensor, names=names, sizes=(1 << bits,) * len(names), bits=bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histograms:
+    """How many rows lie in which bin, by column."""
+
+    rows: int
+    bins: Mapping[str, Mapping[int, int]]
+    """Column to bin to rows; bins ascend as values do, and none is empty."""
+    missing: Mapping[str, int]
+    """Column of `clean` to rows where it was missing, for those whose features do not tell."""
+
+
+def input_columns(spec: FeatureSpec) -> list[Columns]:
+    """What is counted of a network's inputs.
+
+    Numbers and ids; of a sequence its length; of an image its mean brightness.
+    """
+    columns = [
+        Columns.of_floats("numeric", spec.numeric_columns, FEATURE_BITS),
+        Columns(tensor="categorical", names=spec.categorical_columns, sizes=spec.cardinalities),
+        Columns.of_floats("image", spec.image_columns, SCORE_BITS),
+        Columns(
+            tensor="lengths",
+            names=(*spec.token_columns, *spec.series_columns),
+            sizes=(*(t.longest + 1 for t in spec.tokens), *(s.longest + 1 for s in spec.series)),
+        ),
+    ]
+    return [each for each in columns if each.names]
+
+
+def score_columns(task: Task, classes: Sequence[str], labels: Sequence[str]) -> list[Columns]:
+    """What is counted of a model's predictions: by label, or score and perhaps class."""
+    if task == "multilabel":
+        return [Columns.of_floats("probabilities", tuple(labels), SCORE_BITS)]
+    columns = [Columns.of_floats("score", ("score",), SCORE_BITS)]
+    if task == "multiclass":
+        columns.append(Columns(tensor="class", names=("class",), sizes=(len(classes),)))
+    return columns
+
+
+class Tally:
+    """Counts blocks of rows.
+
+    Args:
+        columns: What to count.
+        imputed: Columns of `clean` whose missing values the tensors `_missing_0`, ... tell of.
+    """
+
+    def __init__(self, columns: Iterable[Columns], imputed: Sequence[str] = ()) -> None:
+        self._columns = tuple(columns)
+        self._imputed = tuple(imputed)
+        self._rows = 0
+        self._counts = [np.zeros(sum(each.sizes), np.int64) for each in self._columns]
+        self._missing = np.zeros(len(self._imputed), np.int64)
+
+    def add(self, tensors: Mapping[str, Tensor], rows: int) -> None:
+        """Counts a block.
+
+        Args:
+            tensors: The tensors of the columns, each [rows] or [rows, columns], on the CPU; images
+                are [rows, ...]. Others are left alone.
+            rows: How many.
+        """
+        self._rows += rows
+        for counts, columns in zip(self._counts, self._columns, strict=True):
+            values = tensors[columns.tensor]
+            # [rows, height, width, ...] -> [rows]
+            values = brightness(values) if columns.tensor == "image" else values
+            _count(places(values, columns), counts)
+        for first in range(0, len(self._imputed), BITS_PER_COLUMN):
+            held = self._missing[first : first + BITS_PER_COLUMN]
+            _count_bits(tensors[f"_missing_{first // BITS_PER_COLUMN}"], held)
+
+    def histograms(self) -> Histograms:
+        """What was counted so far."""
+        return Histograms(
+            rows=self._rows,
+            bins=dict(self._by_name()),
+            missing=dict(zip(self._imputed, self._missing.tolist(), strict=True)),
+        )
+
+    def _by_name(self) -> Iterator[tuple[str, dict[int, int]]]:
+        for counts, columns in zip(self._counts, self._columns, strict=True):
+            first = 0
+            for name, size in zip(columns.names, columns.sizes, strict=True):
+                own = counts[first : first + size]
+                own = ascending(own) if columns.bits else own
+                (filled,) = own.nonzero()
+                yield name, dict(zip(filled.tolist(), own[filled].tolist(), strict=True))
+                first += size
+
+
+def total(parts: Sequence[Histograms]) -> Histograms:
+    """Histograms of the rows of all parts, which are of the same columns."""
+    bins: dict[str, Counter[int]] = {}
+    missing: Counter[str] = Counter()
+    for part in parts:
+        for name, counts in part.bins.items():
+            bins.setdefault(name, Counter()).update(counts)
+        # Columns where nothing was missing are told, too.
+        missing.update(part.missing)
+    return Histograms(
+        rows=sum(part.rows for part in parts),
+        bins={name: dict(sorted(counts.items())) for name, counts in bins.items()},
+        missing=dict(missing),
+    )
+
+
+def places(values: Tensor, columns: Columns) -> Tensor:
+    """Where each value is counted: its bin, behind the bins of the columns before.
+
+    Args:
+        values: [rows] or [rows, columns], floats or whole numbers from 0 on.
+        columns: What the values are.
+
+    Returns:
+        Whole numbers [columns * rows], column by column. Negative floats come first, those near
+        zero first of all: see `ascending`.
+    """
+    # [rows] -> [rows, 1]
+    table = values if values.ndim == 2 else values[:, None]
+    # [rows, columns] -> [columns, rows], as it lies in memory already where columns are flat.
+    held = table.T.contiguous()
+    if columns.bits:
+        held = held.to(torch.float32).view(torch.int32) >> (_FLOAT_BITS - columns.bits)
+    ends = np.cumsum((0, *columns.sizes[:-1])) + ((1 << columns.bits) >> 1)
+    return (held + torch.from_numpy(ends)[:, None].to(held.dtype)).view(-1)
+
+
+def ascending(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The counts of a column of floats with bins in the order of values; -0 counts as 0."""
+    half = len(counts) // 2
+    ordered = np.concatenate([counts[:half][::-1], counts[half:]])
+    ordered[half] += ordered[half - 1]
+    ordered[half - 1] = 0
+    return ordered
+
+
+def brightness(images: Tensor) -> Tensor:
+    """The mean of each picture's values, float32 [rows], of images uint8 [rows, ...]."""
+    # [rows, height, width, ...] -> [rows, values]
+    return images.flatten(1).to(torch.float32).mean(dim=1)
+
+
+def _count(found: Tensor, counts: npt.NDArray[np.int64]) -> None:
+    """Adds how often each place was found."""
+    if len(counts) > 4 * len(found):
+        # Of a vast vocabulary most bins stay empty: here only those that are met cost anything.
+        np.add.at(counts, found.numpy(), 1)
+    else:
+        counts += torch.bincount(found, minlength=len(counts)).numpy()
+
+
+def _count_bits(held: Tensor, counts: npt.NDArray[np.int64]) -> None:
+    """Adds how often each bit was set, of `held` int64 [rows], to `counts` int64 [bits]."""
+    for first in range(0, len(counts), _MISSING_BITS):
+        mask = (1 << _MISSING_BITS) - 1
+        met = torch.bincount((held >> first) & mask, minlength=mask + 1).numpy()
+        some = counts[first : first + _MISSING_BITS]
+        # [combinations, bits]
+        is_set = np.arange(mask + 1)[:, None] >> np.arange(len(some)) & 1
+        some += met @ is_set
