@@ -247,6 +247,31 @@ def runs(lake: str, limit: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("pipeline_yaml", type=click.Path())
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting.")
+@click.option("--limit", default=1, show_default=True, type=click.IntRange(min=1))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
+def drift(pipeline_yaml: str, overrides: Sequence[str], limit: int, as_json: bool) -> None:
+    """Show how unlike the training's the rows scored last were, the newest pass first."""
+    from pipeline.operate.drift import drift_grid, listed
+    from pipeline.scoring.drift_table import newest
+
+    with _errors_in_one_line():
+        lake = Lake(load_pipeline(pipeline_yaml, overrides).lake)
+        found = newest(lake, limit)
+    if as_json:
+        click.echo(json.dumps({"drift": listed(found)}))
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = LOG_COLUMNS
+    for each in found:
+        console.print(drift_grid(each))
+    if not found:
+        console.print(f"No drift was measured in {lake.root}.", soft_wrap=True)
+
+
+@main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
 @_lake_command
 def models(lake: str, as_json: bool) -> None:

@@ -28,6 +28,7 @@
     |   `-- WorkerLostError     a worker process died, hangs, or lost the others
     |-- ModelError              a model that is not registered or does not fit the data
     |-- ScoringError
+    |   `-- DriftError          rows unlike those of the training: nothing was published
     `-- ScheduleError           a service that cannot start, or a run that failed
 
 Errors of Spark, Petastorm, Arrow and delta-rs are translated where they enter, by `raise ... from`.
@@ -161,6 +162,10 @@ class ModelError(LakestormError):
 
 class ScoringError(LakestormError):
     """A scoring task that failed."""
+
+
+class DriftError(ScoringError):
+    """Rows so unlike those of the training that the pipeline's thresholds forbid to publish."""
 
 
 class ScheduleError(LakestormError):

@@ -22,8 +22,8 @@ from pyspark.sql import DataFrame
 
 from pipeline.errors import LakeError, LakestormError
 from pipeline.lake.faults import unreadable_file
-from pipeline.lake.files import DataFile, data_file
-from pipeline.lake.schema import from_spark, require_same
+from pipeline.lake.files import DataFile, data_file, partition_folder
+from pipeline.lake.schema import from_spark, require_same, without
 
 FOOTER_THREADS = 8
 
@@ -88,15 +88,22 @@ class Attempt:
             raise _translated(error, Path(self.table_root).name) from error
         return self.files()
 
-    def write_arrow(self, rows: pa.Table) -> list[DataFile]:
-        """Writes a small table without partitions as one file.
+    def write_arrow(
+        self, rows: pa.Table, partition: Mapping[str, str | None] | None = None
+    ) -> list[DataFile]:
+        """Writes a small table, or a partition of one, as one file.
+
+        Args:
+            rows: Columns exactly as the table's schema, partition columns left out.
+            partition: Partition column to value, as text; None for a table without partitions.
 
         Raises:
             SchemaError: The columns are not the table's.
         """
-        require_same(rows.schema, self.schema, f"table {Path(self.table_root).name}")
-        folder = Path(self.table_root) / self.folder
-        folder.mkdir()
+        stored = without(self.schema, self.partition_by)
+        require_same(rows.schema, stored, f"table {Path(self.table_root).name}")
+        folder = Path(self.table_root) / self.folder / partition_folder(partition or {})
+        folder.mkdir(parents=True)
         pq.write_table(rows, folder / "part-00000.parquet")
         return self.files()
 

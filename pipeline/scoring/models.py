@@ -19,6 +19,8 @@ class Scorer:
     name: str
     version: int
     bundle: Bundle
+    is_shadow: bool = False
+    """Whether its scores are only written beside another's, and decide nothing."""
 
     @property
     def reference(self) -> str:
@@ -44,11 +46,16 @@ def scorers(lake: Lake, pipeline: Pipeline, references: Sequence[str] = ()) -> l
     """
     wanted = references or (pipeline.score.model, *pipeline.score.shadows)
     found: dict[str, Scorer] = {}
-    for reference in wanted:
+    for place, reference in enumerate(wanted):
         name, _, version_or_alias = reference.rpartition("@")
         bundle, version = load_registered(
             lake, name or pipeline.name, version_or_alias, custom_class(pipeline)
         )
-        scorer = Scorer(name=name or pipeline.name, version=version, bundle=bundle)
+        scorer = Scorer(
+            name=name or pipeline.name,
+            version=version,
+            bundle=bundle,
+            is_shadow=place > 0 and not references,
+        )
         found.setdefault(scorer.reference, scorer)
     return list(found.values())

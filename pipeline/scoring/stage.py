@@ -2,11 +2,13 @@
 
 Tasks read row groups, run the networks and write Parquet by themselves; Spark spreads and retries
 them. The driver commits all files of a model at once, and how far a model is, is known by its
-commits alone.
+commits alone. What came by is compared with the model's training data, and recorded, before
+anything is committed: see docs/drift.md.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -25,13 +27,19 @@ from pipeline.errors import CountError, ModelError, ScoringError
 from pipeline.features.stage import SPEC_HASH, ensure_features
 from pipeline.lake import Attempt, Backlog, DataFile, Lake, Snapshot, Table, backlog, commit
 from pipeline.outcome import Outcome
+from pipeline.scoring.drift import Measurement, measured, refuse
+from pipeline.scoring.drift_table import NEW, Pass, record
 from pipeline.scoring.models import Scorer, scorers
 from pipeline.scoring.periods import Span, periods_of
 from pipeline.scoring.plan import ScoreTask, plan_tasks
 from pipeline.scoring.reached import PREDICTIONS, scoring_app
-from pipeline.scoring.task import Job, Target, pack, prediction_columns, score_tasks
+from pipeline.scoring.task import Job, Scored, Target, pack, prediction_columns, score_tasks
 from pipeline.training.bundle import Bundle
+from pipeline.training.histograms import total
 from pipeline.training.job import custom_class
+from pipeline.training.measure import missing_of
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,18 @@ class _Work:
 
     scorer: Scorer
     todo: Backlog
+    scope: str = NEW
+    """Which rows these are, for the table `drift`."""
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What one pass did."""
+
+    rows: int = 0
+    """Predictions that landed."""
+    drifted: tuple[str, ...] = ()
+    """Models and features whose verdict is not good."""
 
 
 def score(
@@ -61,9 +81,11 @@ def score(
             `predictions` are left as they are.
 
     Returns:
-        Rows of the features and of the models' predictions now; `counts` has the rows scored.
+        Rows of the features and of the models' predictions now; `counts` has the rows scored, and
+        where there are any the features and scores that drifted.
 
     Raises:
+        DriftError: The rows are so unlike those of a training that the thresholds forbid it.
         LakestormError: No such model, no such table, or rows that cannot be scored; of what
             failed nothing is committed then.
     """
@@ -72,7 +94,8 @@ def score(
     chosen = scorers(lake, pipeline, models)
     clean = lake.table("clean").snapshot()
     table = lake.table(PREDICTIONS)
-    rows_in = scored = 0
+    rows_in = 0
+    done: list[_Done] = []
     for _, same_spec in groupby(
         sorted(chosen, key=lambda one: one.bundle.spec.hash), key=lambda one: one.bundle.spec.hash
     ):
@@ -80,9 +103,11 @@ def score(
         source, _ = ensure_features(spark, pipeline, lake, group[0].bundle.spec, clean)
         features = source.snapshot()
         rows_in += features.rows * len(group)
-        scored += _score_spec(spark, pipeline, group, source=source, features=features, table=table)
+        done += _score_spec(spark, pipeline, group, source=source, features=features, lake=lake)
         if span is not None:
-            scored += _score_again(spark, pipeline, group, source=source, table=table, span=span)
+            done.append(_score_again(spark, pipeline, group, source=source, lake=lake, span=span))
+    scored = sum(each.rows for each in done)
+    drifted = [told for each in done for told in each.drifted]
     present = table.snapshot()
     return Outcome(
         stage="score",
@@ -92,9 +117,8 @@ def score(
         rows_out=sum(present.select(**scorer.own).rows for scorer in chosen),
         seconds=time.monotonic() - started,
         unchanged=not scored,
-        counts={"scored": scored},
-        note=", ".join(scorer.reference for scorer in chosen)
-        + ("" if scored else ", scored before: nothing to commit"),
+        counts={"scored": scored, **({"drifted": len(drifted)} if drifted else {})},
+        note=_note(chosen, drifted, scored),
     )
 
 
@@ -130,6 +154,17 @@ def require_own_spec(table: Table, bundle: Bundle) -> None:
         )
 
 
+def _note(chosen: Sequence[Scorer], drifted: Sequence[str], scored: int) -> str:
+    """Which models, and what there is to know of them."""
+    note = ", ".join(scorer.reference for scorer in chosen)
+    if not scored:
+        return f"{note}, scored before: nothing to commit"
+    blind = [scorer.reference for scorer in chosen if scorer.bundle.reference is None]
+    if blind:
+        note += f"; no drift is measured for {', '.join(blind)}: trained before it was"
+    return f"{note}; drift: {', '.join(drifted)}" if drifted else note
+
+
 def _score_spec(
     spark: SparkSession,
     pipeline: Pipeline,
@@ -137,9 +172,10 @@ def _score_spec(
     *,
     source: Table,
     features: Snapshot,
-    table: Table,
-) -> int:
+    lake: Lake,
+) -> list[_Done]:
     """Scores what models of one spec lack; those that lack the same in one pass over the data."""
+    table = lake.table(PREDICTIONS)
     for scorer in group:
         require_own_spec(source, scorer.bundle)
         table.create(
@@ -147,10 +183,8 @@ def _score_spec(
             ("model_name", "model_version", scorer.bundle.spec.period_column),
             "scores, one row a key and model version",
         )
-    scored = 0
-    for works in _passes(_lacking(group, source=source, features=features, table=table)):
-        scored += _write(spark, pipeline, works, table)
-    return scored
+    lacking = _lacking(group, source=source, features=features, table=table)
+    return [_write(spark, pipeline, works, lake) for works in _passes(lacking)]
 
 
 def _lacking(
@@ -188,10 +222,11 @@ def _score_again(
     group: Sequence[Scorer],
     *,
     source: Table,
-    table: Table,
+    lake: Lake,
     span: Span,
-) -> int:
+) -> _Done:
     """Replaces the predictions of some periods, at the version that all others are of."""
+    table = lake.table(PREDICTIONS)
     column = group[0].bundle.spec.period_column
     features = source.snapshot()
     periods = periods_of(span, features.partitions(column), f"table {source.name}")
@@ -199,13 +234,20 @@ def _score_again(
     works = []
     for scorer in group:
         todo = backlog(scoring_app(scorer.name, scorer.version), table, source, features, column)
-        works.append(_Work(scorer, todo.anew(rows, periods)))
-    return _write(spark, pipeline, works, table)
+        works.append(_Work(scorer, todo.anew(rows, periods), _scope(periods)))
+    return _write(spark, pipeline, works, lake)
 
 
-def _write(spark: SparkSession, pipeline: Pipeline, works: Sequence[_Work], table: Table) -> int:
-    """One pass over rows for models that lack the same, and a commit for each; the rows landed."""
+def _scope(periods: set[str | None]) -> str:
+    """Periods that follow each other, by the first and the last."""
+    named = sorted(period for period in periods if period is not None)
+    return f"{named[0]} to {named[-1]}"
+
+
+def _write(spark: SparkSession, pipeline: Pipeline, works: Sequence[_Work], lake: Lake) -> _Done:
+    """One pass over rows for models that lack the same, and a commit for each."""
     spec, rows = works[0].scorer.bundle.spec, works[0].todo.rows
+    table, now = lake.table(PREDICTIONS), datetime.now(UTC)
     with ExitStack() as stack:
         attempts = [stack.enter_context(table.attempt()) for _ in works]
         job = Job(
@@ -214,18 +256,63 @@ def _write(spark: SparkSession, pipeline: Pipeline, works: Sequence[_Work], tabl
                 for work, attempt in zip(works, attempts, strict=True)
             ),
             source_version=rows.version,
-            scored_at_us=int(datetime.now(UTC).timestamp() * 1_000_000),
+            scored_at_us=int(now.timestamp() * 1_000_000),
             table_root=table.root,
             schema=attempts[0].schema,
             partition_by=attempts[0].partition_by,
             period_column=spec.period_column,
             custom=custom_class(pipeline),
+            missing=missing_of(spec, rows),
         )
-        files = _run(spark, job, plan_tasks(rows, spec.period_column))
-        return sum(
+        scored = _run(spark, job, plan_tasks(rows, spec.period_column))
+        drifted = _measure(pipeline, works, scored, lake, now)
+        files = [file for each in scored for file in each.files]
+        landed = sum(
             _commit(work, table, attempt, files)
             for work, attempt in zip(works, attempts, strict=True)
         )
+        return _Done(landed, drifted)
+
+
+def _measure(
+    pipeline: Pipeline,
+    works: Sequence[_Work],
+    scored: Sequence[Scored],
+    lake: Lake,
+    now: datetime,
+) -> tuple[str, ...]:
+    """Records the drift of a pass, model by model; what drifted.
+
+    Raises:
+        DriftError: The thresholds forbid to publish; all is recorded before.
+    """
+    if not scored:
+        return ()
+    inputs = total([each.inputs for each in scored])
+    found: dict[str, list[Measurement]] = {}
+    for place, work in enumerate(works):
+        scorer, bundle = work.scorer, work.scorer.bundle
+        if bundle.reference is None:
+            continue
+        scores = total([each.scores[place] for each in scored])
+        settings = pipeline.score.drift
+        rows = measured(bundle.spec, bundle.reference, inputs, scores, settings)
+        of = Pass(
+            model_name=scorer.name,
+            model_version=scorer.version,
+            source_version=work.todo.rows.version,
+            scope=work.scope,
+        )
+        record(lake, of, [row.facts() for row in rows], now)
+        found[scorer.reference] = [row for row in rows if row.verdict in ("warn", "fail")]
+        for row in found[scorer.reference]:
+            log.warning("%s, %s %s: %s", scorer.reference, row.kind, row.feature, row.reason)
+    for work in works:
+        if not work.scorer.is_shadow:  # those decide nothing
+            refuse(work.scorer.reference, found.get(work.scorer.reference, []))
+    return tuple(
+        f"{row.feature} of {reference}" for reference, rows in found.items() for row in rows
+    )
 
 
 def _commit(work: _Work, table: Table, attempt: Attempt, files: Sequence[DataFile]) -> int:
@@ -252,8 +339,8 @@ def _commit(work: _Work, table: Table, attempt: Attempt, files: Sequence[DataFil
     return written if done.landed else 0
 
 
-def _run(spark: SparkSession, job: Job, tasks: list[ScoreTask]) -> list[DataFile]:
-    """Runs the tasks on the executors; what comes back is a message a file, no rows."""
+def _run(spark: SparkSession, job: Job, tasks: list[ScoreTask]) -> list[Scored]:
+    """Runs the tasks on the executors; what comes back is a message a task, no rows."""
     if not tasks:
         return []
     context = spark.sparkContext

@@ -1,4 +1,7 @@
-"""What runs on an executor: row groups in, a Parquet file a model out, messages for the commit."""
+"""What runs on an executor: row groups in, a Parquet file a model out, a message for the commit.
+
+In the same pass the values that come by are counted, see `pipeline/training/histograms.py`.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,7 @@ from pipeline.stream.footers import FooterCache, read_footers
 from pipeline.stream.layout import ResolvedLayout, resolve
 from pipeline.stream.stores import open_file
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
+from pipeline.training.histograms import Histograms, Tally, input_columns, score_columns
 from pipeline.training.networks import weights_type
 from pipeline.training.objective import objective_of
 from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of
@@ -74,19 +78,32 @@ class Job:
     period_column: str
     custom: str | None
     """The user's own network, which no artifact names."""
+    missing: tuple[str, ...]
+    """Columns of the features that tell what was missing; none where the table is too old."""
 
 
-def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[DataFile]:
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What one task did: files, and how often which values came by."""
+
+    files: tuple[DataFile, ...]
+    """One a target."""
+    inputs: Histograms
+    scores: tuple[Histograms, ...]
+    """One a target."""
+
+
+def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[Scored]:
     """Scores each task into a file of its own for each model; for `mapPartitions`.
 
     An attempt that fails, or a speculative twin, leaves files that nobody commits: names are new
-    each time, and only the messages that reach the driver are committed.
+    each time, and only the messages that reach the driver are committed, and counted.
     """
     # One task has one core; more threads would stand in each other's way.
     torch.set_num_threads(1)
     bundles = _loaded([target.model for target in job.targets], job.custom)
     for task in tasks:
-        yield from _score(job, bundles, task)
+        yield _score(job, bundles, task)
 
 
 def pack(scorer: Scorer) -> PackedModel:
@@ -117,23 +134,34 @@ def _loaded(models: Sequence[PackedModel], custom: str | None) -> list[Bundle]:
     return [_LOADED[model.digest] for model in models]
 
 
-def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Iterator[DataFile]:
+def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Scored:
     spec = bundles[0].spec
     files = sorted({group.file for group in task.row_groups})
     footers = FooterCache()
-    layout = resolve(layout_of(spec, with_label=False), read_footers(files, footers))
+    asked = layout_of(spec, with_label=False, missing=job.missing)
+    layout = resolve(asked, read_footers(files, footers))
     paths = [_new_path(job, target, task) for target in job.targets]
+    came = Tally(input_columns(spec), spec.imputed_columns if job.missing else ())
+    said = [Tally(score_columns(*bundle.facts.outputs)) for bundle in bundles]
     with ExitStack() as stack:
         outs = [stack.enter_context(_writer(job, path)) for path in paths]
         for file, groups in groupby(task.row_groups, key=lambda group: group.file):
             with _opened(file, footers) as opened:
                 for group in groups:
                     keys, inputs = _read(opened, group, spec, layout)
-                    for bundle, out in zip(bundles, outs, strict=True):
-                        predicted = predict(bundle, inputs, group.rows)
-                        out.write_table(_predictions(job, spec, keys, predicted))
-    for path in paths:
-        yield data_file(job.table_root, path, job.schema, job.partition_by)
+                    came.add(inputs, group.rows)
+                    given = {name: inputs[name] for name in inputs.keys() - {*job.missing}}
+                    for bundle, out, tally in zip(bundles, outs, said, strict=True):
+                        outputs = _outputs(bundle, given, group.rows)
+                        tally.add(outputs, group.rows)
+                        out.write_table(_predictions(job, spec, keys, _columns(bundle, outputs)))
+    return Scored(
+        files=tuple(
+            data_file(job.table_root, path, job.schema, job.partition_by) for path in paths
+        ),
+        inputs=came.histograms(),
+        scores=tuple(tally.histograms() for tally in said),
+    )
 
 
 def _new_path(job: Job, target: Target, task: ScoreTask) -> str:
@@ -164,6 +192,11 @@ def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str
     Returns:
         The columns of `prediction_columns`, each of `rows` values.
     """
+    return _columns(bundle, _outputs(bundle, inputs, rows))
+
+
+def _outputs(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """What a model says of some rows, as `Objective.predictions` has it."""
     objective = objective_of(bundle)
     dtype = weights_type(bundle.module)
     whole = Rows(inputs=cast(inputs, dtype), labels=None, rows=rows)
@@ -172,9 +205,13 @@ def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str
             objective.predictions(bundle.module(piece.inputs), piece)
             for piece in whole.pieces(-(-rows // evaluation_rows(bundle.spec)) or 1)
         ]
-    joined = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _columns(bundle: Bundle, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
+    """The same as columns of `predictions`."""
     return {
-        name: _column(joined[name], bundle.facts.classes if name == "class" else None)
+        name: _column(outputs[name], bundle.facts.classes if name == "class" else None)
         for name in prediction_columns(bundle.facts.task)
     }
 
