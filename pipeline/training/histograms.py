@@ -28,8 +28,8 @@ FEATURE_BITS = 12
 SCORE_BITS = 14
 """Five of the mantissa, a 32nd: scores lie close together, and so does pictures' brightness."""
 _FLOAT_BITS = 32
-_MISSING_BITS = 12
-"""Bits that are counted together, by their 4096 combinations: one pass instead of twelve."""
+_CHUNK_BITS = 12
+"""Of what was missing, bits that are counted together, by their combinations: one pass for 12."""
 
 Outputs: TypeAlias = tuple[Task, Sequence[str], Sequence[str]]
 """What a model says: its task, its classes and its labels' columns."""
@@ -106,7 +106,11 @@ class Tally:
         self._imputed = tuple(imputed)
         self._rows = 0
         self._counts = [np.zeros(sum(each.sizes), np.int64) for each in self._columns]
-        self._missing = np.zeros(len(self._imputed), np.int64)
+        # Of each column of bits, of each chunk of its bits: rows by combination.
+        self._combinations = [
+            [np.zeros(1 << _CHUNK_BITS, np.int64) for _ in range(0, bits, _CHUNK_BITS)]
+            for bits in _bits_of(len(self._imputed))
+        ]
 
     def add(self, tensors: Mapping[str, Tensor], rows: int) -> None:
         """Counts a block.
@@ -122,17 +126,27 @@ class Tally:
             # [rows, height, width, ...] -> [rows]
             values = brightness(values) if columns.tensor == "image" else values
             _count(places(values, columns), counts)
-        for first in range(0, len(self._imputed), BITS_PER_COLUMN):
-            held = self._missing[first : first + BITS_PER_COLUMN]
-            _count_bits(tensors[f"_missing_{first // BITS_PER_COLUMN}"], held)
+        for place, chunks in enumerate(self._combinations):
+            held = tensors[f"_missing_{place}"]
+            for chunk, counts in enumerate(chunks):
+                _count(held >> (chunk * _CHUNK_BITS) & (len(counts) - 1), counts)
 
     def histograms(self) -> Histograms:
         """What was counted so far."""
         return Histograms(
             rows=self._rows,
             bins=dict(self._by_name()),
-            missing=dict(zip(self._imputed, self._missing.tolist(), strict=True)),
+            missing=dict(zip(self._imputed, self._missing(), strict=True)),
         )
+
+    def _missing(self) -> list[int]:
+        """Rows where each imputed column was missing."""
+        # [combinations, bits of a chunk]
+        is_set = np.arange(1 << _CHUNK_BITS)[:, None] >> np.arange(_CHUNK_BITS) & 1
+        rows: list[int] = []
+        for bits, chunks in zip(_bits_of(len(self._imputed)), self._combinations, strict=True):
+            rows += np.concatenate([counts @ is_set for counts in chunks])[:bits].tolist()
+        return rows
 
     def _by_name(self) -> Iterator[tuple[str, dict[int, int]]]:
         for counts, columns in zip(self._counts, self._columns, strict=True):
@@ -206,12 +220,7 @@ def _count(found: Tensor, counts: npt.NDArray[np.int64]) -> None:
         counts += torch.bincount(found, minlength=len(counts)).numpy()
 
 
-def _count_bits(held: Tensor, counts: npt.NDArray[np.int64]) -> None:
-    """Adds how often each bit was set, of `held` int64 [rows], to `counts` int64 [bits]."""
-    for first in range(0, len(counts), _MISSING_BITS):
-        mask = (1 << _MISSING_BITS) - 1
-        met = torch.bincount((held >> first) & mask, minlength=mask + 1).numpy()
-        some = counts[first : first + _MISSING_BITS]
-        # [combinations, bits]
-        is_set = np.arange(mask + 1)[:, None] >> np.arange(len(some)) & 1
-        some += met @ is_set
+def _bits_of(imputed: int) -> list[int]:
+    """How many bits of each of the columns `_missing_0`, ... tell something."""
+    firsts = range(0, imputed, BITS_PER_COLUMN)
+    return [min(BITS_PER_COLUMN, imputed - first) for first in firsts]
