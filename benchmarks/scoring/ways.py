@@ -189,7 +189,7 @@ def scoring(model: str) -> _Score:
         }
         inputs = {name: torch.from_numpy(matrix) for name, matrix in stacked.items()}
         rows = len(values[next(iter(values))])
-        scores: npt.NDArray[np.float32] = predict(bundle, inputs, rows)["score"].to_numpy()
+        scores: npt.NDArray[np.float32] = predict(bundle, inputs, rows)["score"].numpy()
         return scores
 
     return of

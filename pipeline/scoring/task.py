@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pyspark import TaskContext
 from torch import Tensor
 
 from pipeline.errors import ScoringError
@@ -35,7 +36,7 @@ from pipeline.stream.layout import ResolvedLayout, resolve
 from pipeline.stream.stores import open_file
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
 from pipeline.training.histograms import Histograms, Tally, input_columns, score_columns
-from pipeline.training.networks import weights_type
+from pipeline.training.networks import weights_device, weights_type
 from pipeline.training.objective import objective_of
 from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of
 
@@ -102,6 +103,9 @@ def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[Scored]:
     # One task has one core; more threads would stand in each other's way.
     torch.set_num_threads(1)
     bundles = _loaded([target.model for target in job.targets], job.custom)
+    device = _device()
+    for bundle in bundles:
+        bundle.module.to(device)
     for task in tasks:
         yield _score(job, bundles, task)
 
@@ -116,6 +120,17 @@ def pack(scorer: Scorer) -> PackedModel:
     for name, content in files.items():
         digest.update(f"{name} {len(content)} ".encode() + content)
     return PackedModel(scorer.name, scorer.version, digest.hexdigest(), files)
+
+
+def _device() -> torch.device:
+    """A GPU where the executor has one: the one that Spark gave this task, or the first."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    context = TaskContext.get()
+    given = context.resources().get("gpu") if context else None
+    # An address counts the host's GPUs; a container may see only some, numbered from 0 on.
+    number = int(given.addresses[0]) if given else 0
+    return torch.device("cuda", number % torch.cuda.device_count())
 
 
 # One Python worker scores many tasks; it loads each model once.
@@ -152,7 +167,7 @@ def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Scored:
                     came.add(inputs, group.rows)
                     given = {name: inputs[name] for name in inputs.keys() - {*job.missing}}
                     for bundle, out, tally in zip(bundles, outs, said, strict=True):
-                        outputs = _outputs(bundle, given, group.rows)
+                        outputs = predict(bundle, given, group.rows)
                         tally.add(outputs, group.rows)
                         out.write_table(_predictions(job, spec, keys, _columns(bundle, outputs)))
     return Scored(
@@ -181,35 +196,34 @@ def _writer(job: Job, path: str) -> pq.ParquetWriter:
     return pq.ParquetWriter(Path(job.table_root) / path, schema, use_dictionary=list(CONSTANTS))
 
 
-def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, pa.Array]:
+def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """What a model says of some rows.
 
     Args:
-        bundle: The model.
-        inputs: What its network is given, each [rows, ...].
+        bundle: The model, on any device.
+        inputs: What its network is given, each [rows, ...], on the CPU.
         rows: How many.
 
     Returns:
-        The columns of `prediction_columns`, each of `rows` values.
+        What `Objective.predictions` has, each [rows] or [rows, several], on the CPU.
     """
-    return _columns(bundle, _outputs(bundle, inputs, rows))
-
-
-def _outputs(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """What a model says of some rows, as `Objective.predictions` has it."""
     objective = objective_of(bundle)
-    dtype = weights_type(bundle.module)
+    dtype, device = weights_type(bundle.module), weights_device(bundle.module)
     whole = Rows(inputs=cast(inputs, dtype), labels=None, rows=rows)
     with torch.inference_mode():
+        # A piece at a time is on the device: its memory need not hold a row group.
         pieces = [
             objective.predictions(bundle.module(piece.inputs), piece)
-            for piece in whole.pieces(-(-rows // evaluation_rows(bundle.spec)) or 1)
+            for piece in (
+                part.to(device)
+                for part in whole.pieces(-(-rows // evaluation_rows(bundle.spec)) or 1)
+            )
         ]
-    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return {name: torch.cat([piece[name].cpu() for piece in pieces]) for name in pieces[0]}
 
 
 def _columns(bundle: Bundle, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
-    """The same as columns of `predictions`."""
+    """What a model says as columns of `predictions`."""
     return {
         name: _column(outputs[name], bundle.facts.classes if name == "class" else None)
         for name in prediction_columns(bundle.facts.task)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ class Rows:
     labels: Tensor | None
     """float32 [rows] of 0 and 1 or of values, int32 [rows] of classes, float32 [rows, labels]."""
     rows: int
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows on a device."""
+        return Rows(
+            inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
+            labels=None if self.labels is None else self.labels.to(device),
+            rows=self.rows,
+        )
 
     def pieces(self, count: int) -> list[Rows]:
         """The rows in at most `count` parts of about equal length; an empty part for no row."""
@@ -109,11 +117,12 @@ def rows_of(batch: Batch, device: torch.device, dtype: torch.dtype = torch.float
         device: Where to.
         dtype: Of the network's weights; float inputs are cast to it.
     """
-    tensors = {name: tensor.to(device) for name, tensor in batch.tensors.items()}
+    tensors = dict(batch.tensors)
     labels = tensors.pop("label", None)
     for lengths in batch.lengths.values():  # of the one sequence, if there is one
-        tensors["lengths"] = lengths.to(device)
-    return Rows(inputs=cast(tensors, dtype), labels=labels, rows=batch.rows)
+        tensors["lengths"] = lengths
+    rows = Rows(inputs=tensors, labels=labels, rows=batch.rows).to(device)
+    return replace(rows, inputs=cast(rows.inputs, dtype))
 
 
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

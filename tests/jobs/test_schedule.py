@@ -1,12 +1,8 @@
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -14,26 +10,9 @@ import yaml
 
 from pipeline.lake import Lake
 from pipeline.operate.schedule.records import RunTable
-from pipeline.session import CHECKOUT
+from tests.command import ENVIRONMENT, LAKESTORM, lakestorm
 from tests.flights import FLIGHTS, SMALL, small_raw
 from tests.operate.scheduled import job
-
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-LAKESTORM = [sys.executable, "-P", "-m", "pipeline"]
-
-
-def lakestorm(*arguments: str) -> dict[str, Any]:
-    """A command's JSON; fails with what it said where it fails."""
-    done = subprocess.run(
-        [*LAKESTORM, *arguments, "--json"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return told
 
 
 @pytest.mark.long

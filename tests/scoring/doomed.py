@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.clean import increment
-from pipeline.lake import DataFile, Lake
+from pipeline.lake import Lake
 from pipeline.operate.walk import Asked, walk
 from pipeline.scoring import stage, task
 from pipeline.scoring.plan import ScoreTask
@@ -75,12 +75,12 @@ def after(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
 _predict, _score_tasks = task.predict, task.score_tasks
 
 
-def score_tasks(job: task.Job, tasks: Iterator[ScoreTask]) -> Iterator[DataFile]:
+def score_tasks(job: task.Job, tasks: Iterator[ScoreTask]) -> Iterator[task.Scored]:
     """`score_tasks`, which reaches its phases on the executor: among rows, and with files whole."""
     task.predict = before("tasks running", _predict)
-    for file in _score_tasks(job, tasks):
+    for scored in _score_tasks(job, tasks):
         reach("task commit")
-        yield file
+        yield scored
 
 
 def run(lake: str, changes: list[str]) -> None:

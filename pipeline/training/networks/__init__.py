@@ -21,7 +21,7 @@ There may be no row at all: of several ranks one can be left without in an epoch
 
 from pipeline.training.networks.architecture import Architecture, Shapes, architecture_of
 from pipeline.training.networks.build import build
-from pipeline.training.networks.dense import weights_type
+from pipeline.training.networks.dense import weights_device, weights_type
 from pipeline.training.networks.export import add_export
 from pipeline.training.networks.vae import Vae, rebuilt_from
 
@@ -33,5 +33,6 @@ __all__ = [
     "architecture_of",
     "build",
     "rebuilt_from",
+    "weights_device",
     "weights_type",
 ]

@@ -68,6 +68,11 @@ def weights_type(network: nn.Module) -> torch.dtype:
     return next((weight.dtype for weight in network.parameters()), torch.float32)
 
 
+def weights_device(network: nn.Module) -> torch.device:
+    """The device of a network's weights, which its inputs must be on; the CPU where it has none."""
+    return next((weight.device for weight in network.parameters()), torch.device("cpu"))
+
+
 def dense_layers(
     width: int, hidden: Sequence[int], outputs: int, activation: Activation, dropout: float = 0.0
 ) -> nn.Sequential:
