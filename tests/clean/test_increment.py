@@ -89,6 +89,7 @@ def small(tmp_path: Path) -> tuple[Path, Pipeline, Lake]:
     return tmp_path, pipeline, Lake(pipeline.lake)
 
 
+@pytest.mark.long
 def test_deliveries_one_by_one_end_as_one_run_over_all_of_them(
     spark: SparkSession, small: tuple[Path, Pipeline, Lake], tmp_path: Path
 ) -> None:
@@ -223,6 +224,7 @@ def test_a_table_of_a_full_run_is_refused_until_all_is_read_anew(
     assert everything(lake) == whole
 
 
+@pytest.mark.long
 def test_a_table_that_was_taken_back_is_refused_until_all_is_read_anew(
     spark: SparkSession, small: tuple[Path, Pipeline, Lake]
 ) -> None:

@@ -143,6 +143,7 @@ def test_a_corrected_row_is_scored_again_with_its_period_only(
     assert not {path for path in before if "period=2013-03" in path} & set(after)
 
 
+@pytest.mark.long
 def test_a_shadow_scores_beside_the_champion_in_the_same_pass(
     spark: SparkSession, grown: Grown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
