@@ -40,7 +40,6 @@ PHASES = (
 not know it, so that nothing of it is scored yet."""
 
 STAGES = ("clean", "score")
-CLEANING = PHASES[5]
 _PHASE, _STAYS, _PIPE = (f"LAKESTORM_TEST_{name}" for name in ("PHASE", "STAYS", "PIPE"))
 
 
@@ -84,17 +83,17 @@ def score_tasks(job: task.Job, tasks: Iterator[ScoreTask]) -> Iterator[task.Scor
         yield scored
 
 
-def run(lake: str, changes: list[str], stages: list[str]) -> None:
-    """Runs stages on what came, past all phases."""
+def run(lake: str, changes: list[str]) -> None:
+    """Cleans and scores what came, past all phases."""
     scoring: Any = stage
     scoring.plan_tasks = before("planning", scoring.plan_tasks)
     scoring.score_tasks = score_tasks
     scoring.commit = before(PHASES[3], after(PHASES[4], scoring.commit))
     cleaning: Any = increment._Increment
-    cleaning._on_batch = after(CLEANING, cleaning._on_batch)
+    cleaning._on_batch = after(PHASES[5], cleaning._on_batch)
     spark = spark_session("doomed", "local[2]")
     pipeline = small_pipeline(Path(lake), *changes)
-    for outcome in walk(spark, pipeline, Lake(lake), stages, Asked(incremental=True)):
+    for outcome in walk(spark, pipeline, Lake(lake), STAGES, Asked(incremental=True)):
         sys.stdout.write(f"{outcome}\n")
 
 
@@ -109,7 +108,7 @@ def begin(order: dict[str, Any]) -> int:
         os.dup2(said, 1)
         os.dup2(said, 2)
         os.environ.update({_PHASE: order["phase"], _STAYS: order["stays"], _PIPE: order["pipe"]})
-        run(order["lake"], order["changes"], order["stages"])
+        run(order["lake"], order["changes"])
     except BaseException:  # noqa: BLE001 - told, and the end of this process
         traceback.print_exc()
     finally:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from pyspark.sql import SparkSession
 from pipeline.lake import Lake
 from pipeline.operate.walk import Asked, walk
 from tests.flights import small_pipeline, small_raw
-from tests.scoring.doomed import CLEANING, PHASES, STAGES
+from tests.scoring.doomed import PHASES, STAGES
 
 KEYS = ["time_hour", "carrier", "flight"]
 SEED = 13
@@ -90,7 +90,6 @@ class Doom:
             {
                 "lake": grown.lake.root,
                 "changes": grown.changes,
-                "stages": STAGES if phase == CLEANING else STAGES[1:],
                 "phase": phase,
                 "stays": "" if delay is not None else "yes",
                 "pipe": str(pipe),
@@ -135,16 +134,10 @@ class Grown:
         left = sorted(set(range(self.to_come.num_rows)) - set(places))
         self.to_come = self.to_come.take(left)
 
-    def run(self, spark: SparkSession, stages: Sequence[str] = STAGES) -> None:
+    def again(self, spark: SparkSession) -> None:
         """A run that nobody disturbs."""
         pipeline = small_pipeline(Path(self.lake.root), *self.changes)
-        list(walk(spark, pipeline, self.lake, stages, Asked(incremental=True)))
-
-    def prepare(self, spark: SparkSession, phase: str) -> None:
-        """Delivers something, and brings it as far as the stage that is killed."""
-        self.deliver()
-        if phase != CLEANING:  # a Spark that just began takes three times as long for it
-            self.run(spark, STAGES[:1])
+        list(walk(spark, pipeline, self.lake, STAGES, Asked(incremental=True)))
 
     def expected(self) -> Keys:
         """Keys of all that was delivered, of which nothing is refused."""
@@ -201,10 +194,10 @@ def test_a_run_that_is_killed_and_begun_again_scores_each_row_once(
     spark: SparkSession, first: Grown, doom: Doom, phase: str, how: str
 ) -> None:
     before = first.scored()
-    first.prepare(spark, phase)
+    first.deliver()
     doom.kill(first, phase, how)
     assert first.scored() == before
-    first.run(spark)
+    first.again(spark)
     assert first.scored() == first.expected()
 
 
@@ -222,11 +215,11 @@ def test_two_hundred_kills_leave_each_key_once(
     for number in chance.permutation(len(plan)):
         phase, how, delay = plan[number]
         before = first.scored()
-        first.prepare(spark, phase)
+        first.deliver()
         doom.kill(first, phase, how, delay)
         published = is_published(before, first.scored(), first.expected())
         assert delay is not None or published == (phase == PUBLISHED)
-        first.run(spark)
+        first.again(spark)
         assert first.scored() == first.expected()
         named = phase if delay is None else f"up to 1 s after: {phase}"
         told[named, how, "published" if published else "kept back"] += 1
