@@ -93,9 +93,7 @@ def _run_stages(
     # Before Spark starts: a lake that cannot be written is told at once.
     lake.require_writable()
     # With --json, standard output is the machine's: people read standard error.
-    console = Console(stderr=as_json, highlight=False)
-    if not console.is_terminal:  # a log has no width that tables must fit
-        console.width = LOG_COLUMNS
+    console = _console(stderr=as_json)
     console.print(
         f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}", soft_wrap=True
     )
@@ -214,6 +212,14 @@ def schedule(once: str | None, **options: Any) -> None:
         click.echo(json.dumps(ran.facts()))
 
 
+def _console(*, stderr: bool = False) -> Console:
+    """Where tables are shown."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:  # a log has no width that tables must fit
+        console.width = LOG_COLUMNS
+    return console
+
+
 def _log_to_stderr() -> None:
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(
@@ -237,9 +243,7 @@ def runs(lake: str, limit: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"runs": listed(found)}))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_COLUMNS
+    console = _console()
     if found:
         console.print(runs_grid(found))
     else:
@@ -262,9 +266,7 @@ def drift(pipeline_yaml: str, overrides: Sequence[str], limit: int, as_json: boo
     if as_json:
         click.echo(json.dumps({"drift": listed(found)}))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_COLUMNS
+    console = _console()
     for each in found:
         console.print(drift_grid(each))
     if not found:
@@ -282,9 +284,7 @@ def models(lake: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = LOG_COLUMNS
+    console = _console()
     for name, versions in found.items():
         console.print(model_grid(name, versions))
     if not found:
