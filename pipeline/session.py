@@ -35,14 +35,20 @@ SETTINGS = {
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
 }
 
-# For a driver that is not started by spark-submit: one quiet process on this machine.
+# For a driver that is not started by spark-submit.
+DRIVER_SETTINGS = {
+    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
+    "spark.ui.showConsoleProgress": "false",
+}
+# For one that needs no cluster: a quiet process on this machine. conf/spark-defaults.conf says why
+# rows that are kept are not compressed, and why generated methods are short.
 LOCAL_SETTINGS = {
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.memory": "3g",
-    "spark.driver.extraJavaOptions": "-Duser.timezone=UTC",
     "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    "spark.sql.codegen.hugeMethodLimit": "8000",
     "spark.sql.shuffle.partitions": "8",
 }
 
@@ -62,7 +68,7 @@ def spark_session(app: str, master: str | None = None) -> SparkSession:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     settings = dict(SETTINGS)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit
-        settings |= {**LOCAL_SETTINGS, **_logging(), "spark.master": master or "local[*]"}
+        settings |= _of_driver(master or "local[*]")
     builder = SparkSession.builder.appName(app)
     for name, value in settings.items():
         builder = builder.config(name, value)
@@ -78,14 +84,15 @@ def spark_session(app: str, master: str | None = None) -> SparkSession:
         ) from error
 
 
-def _logging() -> dict[str, str]:
+def _of_driver(master: str) -> dict[str, str]:
+    """What spark-submit would be given."""
+    settings = DRIVER_SETTINGS | {"spark.master": master}
+    if master.startswith("local"):
+        settings |= LOCAL_SETTINGS
     log4j = CHECKOUT / "conf" / "log4j2.properties"
-    if not log4j.is_file():
-        return {}
-    options = LOCAL_SETTINGS["spark.driver.extraJavaOptions"]
-    return {
-        "spark.driver.extraJavaOptions": f"{options} -Dlog4j2.configurationFile={log4j.as_uri()}"
-    }
+    if log4j.is_file():
+        settings["spark.driver.extraJavaOptions"] += f" -Dlog4j2.configurationFile={log4j.as_uri()}"
+    return settings
 
 
 def _find_java() -> None:

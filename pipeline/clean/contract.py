@@ -68,8 +68,11 @@ def _entry(column: str) -> SparkColumn:
 def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn]:
     """The typed value, and whether a value was there that did not cast."""
     raw = F.col(stored.name)
-    if isinstance(stored.dataType, DoubleType | FloatType):
+    is_binary = isinstance(stored.dataType, DoubleType | FloatType)
+    if is_binary:
         raw = F.when(~F.isnan(raw), raw)
+    if stored.dataType.simpleString() == column.type:
+        return raw, F.lit(False)
     value = raw.try_cast(column.type)
     fails = raw.isNotNull() & value.isNull()
     if column.type in WHOLE_NUMBERS and isinstance(stored.dataType, FractionalType):
@@ -78,7 +81,9 @@ def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn
         misfit = F.coalesce((raw % 1 != 0) | (raw >= limit) | (raw < -limit), F.lit(False))
         fails, value = fails | misfit, F.when(~misfit, value)
     if column.type in ("float", "double"):
-        overflows = (F.abs(value) == math.inf) & ~F.lower(raw.cast("string")).contains("inf")
+        told = F.lower(raw.cast("string"))
+        is_infinite = F.abs(raw) == math.inf if is_binary else told.contains("inf")
+        overflows = (F.abs(value) == math.inf) & ~is_infinite
         fails = fails | F.coalesce(overflows, F.lit(False))
         value = F.when(~(F.isnan(value) | overflows), value)
     return value, fails

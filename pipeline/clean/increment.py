@@ -8,13 +8,11 @@ The three tables are committed one after the other, `clean` last: only then the 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +54,7 @@ from pipeline.lake import (
     Snapshot,
     Table,
     Transaction,
+    alone,
     commit,
     fingerprint,
 )
@@ -97,7 +96,12 @@ def clean_increment(
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
     folder = Path(lake.root) / "ingest" / pipeline.name
-    with _alone(folder):
+    other = CommitConflictError(
+        "stage clean",
+        "another run is cleaning the new files at this moment; nothing was done here",
+        "Run it again when the other one is done.",
+    )
+    with alone(folder / "lock", other):
         checkpoint = folder / "checkpoint"
         if rebuild:
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -111,22 +115,6 @@ def clean_increment(
         unchanged=not increment.files,
         note=new if increment.files else "no new file",
     )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps a second run from reading the same files; the lock ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise CommitConflictError(
-                "stage clean",
-                "another run is cleaning the new files at this moment; nothing was done here",
-                "Run it again when the other one is done.",
-            ) from error
-        yield
 
 
 @dataclass(frozen=True)
@@ -412,8 +400,8 @@ class _Merge:
         merged.good = merged.good.unionByName(remaining(rows, touched, dedupe))
 
     def _keep(self, frame: DataFrame, kept: list[DataFrame]) -> DataFrame:
-        """On local disk where memory is short: several tables come from one pass."""
-        kept.append(frame.persist(StorageLevel.MEMORY_AND_DISK))
+        """On local disk, whatever the memory: several tables come from one pass."""
+        kept.append(frame.persist(StorageLevel.DISK_ONLY))
         return kept[-1]
 
     def _totals(self, counts: Mapping[str, int], gone: int) -> dict[str, int]:

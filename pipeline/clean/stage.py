@@ -122,8 +122,8 @@ def _write(
     rows = judged(spark, pipeline, found.subject)
     of_rows, of_columns = Observation(), Observation()
     counted = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
-    # Two tables come from one pass: kept on local disk between the two writes.
-    kept = counted.persist(StorageLevel.MEMORY_AND_DISK)
+    # Two tables come from one pass: kept on local disk between the two writes, whatever the memory.
+    kept = counted.persist(StorageLevel.DISK_ONLY)
     try:
         bad = rejected(kept, list(pipeline.source.columns))
         good = arranged(accepted(spark, pipeline, kept, found.rights), pipeline)

@@ -6,6 +6,7 @@ version (`snapshot.py`). A crash at any moment leaves the table as it was. What 
 is made of another one follows from the commits of both (`backlog.py`).
 """
 
+from pipeline.lake.alone import alone
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.backlog import Backlog, backlog
 from pipeline.lake.changes import Changes, changes, data_version
@@ -36,6 +37,7 @@ __all__ = [
     "Snapshot",
     "Table",
     "Transaction",
+    "alone",
     "backlog",
     "changes",
     "commit",

@@ -7,7 +7,6 @@ the file (`weights_only=True`).
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import pickle
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import CheckpointError, TrainingError
+from pipeline.lake import alone
 
 log = logging.getLogger(__name__)
 
@@ -106,17 +106,12 @@ class CheckpointFolder:
         Raises:
             TrainingError: Another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TrainingError(
-                    str(self.folder),
-                    "another process is training this run",
-                    "Wait for it, or stop it and start again: the run goes on from its newest "
-                    "checkpoint.",
-                ) from error
+        other = TrainingError(
+            str(self.folder),
+            "another process is training this run",
+            "Wait for it, or stop it and start again: the run goes on from its newest checkpoint.",
+        )
+        with alone(self.folder / "lock", other):
             for left_over in self.folder.glob(f"*{_PARTIAL}"):
                 left_over.unlink()
             yield

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 from pipeline.errors import ScheduleError
-from pipeline.lake import Lake
+from pipeline.lake import Lake, alone
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +24,12 @@ def only_service(lake: Lake, pipeline: str) -> Iterator[None]:
     Raises:
         ScheduleError: Another process has it.
     """
-    with _path(lake, f"{pipeline}.service").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ScheduleError(
-                f"pipeline {pipeline}",
-                f"is scheduled already: another service of it runs on the lake {lake.root}",
-                "Stop that one first, by SIGTERM.",
-            ) from error
+    other = ScheduleError(
+        f"pipeline {pipeline}",
+        f"is scheduled already: another service of it runs on the lake {lake.root}",
+        "Stop that one first, by SIGTERM.",
+    )
+    with alone(_path(lake, f"{pipeline}.service"), other):
         yield
 
 
