@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from pipeline.operate.moment import told
 from pipeline.scoring.drift_table import Measured
 
 
@@ -28,11 +28,10 @@ def listed(found: Sequence[Measured]) -> list[dict[str, Any]]:
 def drift_grid(measured: Measured) -> Grid:
     """One pass as a table, what moved most first; a rate's second number is the training's."""
     of, rows = measured.of, measured.rows
-    moment = measured.measured_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
     grid = Grid(
         title=escape(
             f"drift of {of.model_name}@{of.model_version}: {rows[0]['rows']:,} rows ({of.scope}), "
-            f"features version {of.source_version}, {moment} UTC"
+            f"features version {of.source_version}, {told(measured.measured_at)} UTC"
         ),
         title_justify="left",
     )

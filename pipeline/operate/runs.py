@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as Grid
 
 from pipeline.lake import Lake
+from pipeline.operate.moment import told
 from pipeline.operate.schedule.records import Run, RunTable, StageRun
 
 
@@ -30,12 +30,12 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
         grid.add_column(name)
     for run in runs:
         grid.add_row(
-            _moment(run.started_at),
+            told(run.started_at),
             escape(run.pipeline),
             escape(run.job),
             str(run.attempt),
             run.outcome or "running",
-            _moment(run.ended_at),
+            told(run.ended_at) if run.ended_at else "",
             escape(run.error or "\n".join(map(_stage, run.stages))),
         )
     return grid
@@ -47,7 +47,3 @@ def _stage(stage: StageRun) -> str:
     rest = "".join(f", {count:,} {name}" for name, count in lost.items() if count)
     same = " (unchanged)" if stage.unchanged else ""
     return f"{stage.table}@{stage.version}{same}: {rows}{rest}"
-
-
-def _moment(moment: datetime | None) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S") if moment else ""
