@@ -7,16 +7,17 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import click
+from py4j.protocol import Py4JNetworkError
 from rich.console import Console
 
 from pipeline.config import load_pipeline
-from pipeline.errors import ConfigError, LakestormError
+from pipeline.errors import ConfigError, EnvironmentFault, LakestormError
 from pipeline.lake import Lake
 from pipeline.operate.summary import stage_line, summary_json, summary_tables
 from pipeline.operate.walk import STAGES, Asked, walk
@@ -103,8 +104,16 @@ def _run_stages(
         for outcome in walk(spark, pipeline, lake, stages, asked):
             outcomes.append(outcome)
             console.print(stage_line(outcome), soft_wrap=True)
+    except (Py4JNetworkError, ConnectionError) as error:
+        raise EnvironmentFault(
+            "Spark",
+            "its process ended before the stage was done",
+            "See its last messages: most often it is short of memory, and spark-submit "
+            "--driver-memory gives it more. Nothing is half written; run the stage again.",
+        ) from error
     finally:
-        spark.stop()
+        with suppress(Py4JNetworkError, ConnectionError):
+            spark.stop()
     for table in summary_tables(outcomes, lake):
         console.print(table)
     if as_json:
@@ -210,6 +219,22 @@ def schedule(once: str | None, **options: Any) -> None:
     ran = run_once(pipeline, Lake(pipeline.lake), command, once)
     if options["as_json"]:
         click.echo(json.dumps(ran.facts()))
+
+
+@main.command()
+@_pipeline_command
+def doctor(**options: Any) -> None:
+    """Look at Java, Spark, executors, the lake and MLflow; say what to do about each."""
+    from pipeline.operate.doctor import doctor_grid, examine, listed
+
+    pipeline = load_pipeline(options["pipeline_yaml"], options["overrides"])
+    found = list(examine(pipeline, options["master"]))
+    if options["as_json"]:
+        click.echo(json.dumps({"findings": listed(found)}))
+    else:
+        _console().print(doctor_grid(found))
+    if any(each.state == "fail" for each in found):
+        sys.exit(EXIT_FAULT)
 
 
 def _console(*, stderr: bool = False) -> Console:

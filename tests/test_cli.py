@@ -3,11 +3,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.flights import FLIGHTS
+from pipeline.lake import Lake
+from tests.flights import FLIGHTS, small_raw
 
 LAKESTORM = Path(sys.executable).with_name("lakestorm")
 
@@ -54,7 +57,7 @@ def test_no_raw_files_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "told"),
     [
-        ("featurize", "table clean: is not in the lake"),
+        pytest.param("featurize", "table clean: is not in the lake", marks=pytest.mark.long),
         pytest.param(
             "train", "pipeline flights: has no fitted feature spec", marks=pytest.mark.long
         ),
@@ -75,3 +78,23 @@ def test_old_or_no_java_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "Java: Spark needs version 17 or newer, there is version 8" in told
     shutil.rmtree(tmp_path / "jre")
     assert "there is none" in complaint(lakestorm("clean", str(FLIGHTS), cwd=tmp_path))
+
+
+@pytest.mark.long
+def test_a_spark_that_dies_is_one_line_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    small_raw(tmp_path / "lake")
+    command = [str(LAKESTORM), "clean", str(FLIGHTS), "--set", "source.sample=null"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        # Made when the stage begins to write.
+        begun = tmp_path / "lake" / "quarantine" / "_delta_log"
+        while not begun.exists() and process.poll() is None:
+            time.sleep(0.05)
+        for child in psutil.Process(process.pid).children(recursive=True):
+            if child.name() == "java":
+                child.kill()
+        out, err = process.communicate()
+    told = complaint(subprocess.CompletedProcess(command, process.returncode, out, err))
+    assert told.startswith("lakestorm: EnvironmentFault: Spark: its process ended before")
+    assert Lake(tmp_path / "lake").table("clean").snapshot().rows == 0
