@@ -6,6 +6,10 @@
 #   make test-airflow  the DAGs of conf/airflow in a real Airflow, which it gets into .venv-airflow
 #   make check         format, lint, types, and which way imports go
 #   make bench         the benchmarks
+#   make cluster-up    a Spark cluster, MLflow and the scheduler in containers; needs Docker
+#   make cluster-demo  the flights pipeline on it, by spark-submit
+#   make cluster-down  stops it; what it wrote stays in its volumes
+#   make test-cluster  kills its parts by turns; what they leave is what an undisturbed run leaves
 #   make setup         only .venv and Java, which the others make by themselves
 #   make clean         removes everything that make made, the demo's lake too
 #
@@ -13,6 +17,9 @@
 # pip's own settings apply: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can lead it to a smaller, CPU-only torch.
 
 PYTHON ?= python3
+# Where it is installed, and with which extras of pyproject.toml: the image has its own.
+VENV ?= .venv
+EXTRAS ?= demo images dev
 # The release of torch that everything here was tested with.
 TORCH := torch==2.13.0
 # The release of Airflow that conf/airflow was tested with. Airflow's own constraints lie where not every
@@ -22,44 +29,76 @@ AIRFLOW := apache-airflow==3.3.2 apache-airflow-providers-standard==1.21.0
 # Petastorm pins setuptools<70, torch wants >=77, and pip refuses the two together. Petastorm needs no
 # setuptools when it runs, so it is installed without its dependencies, and they are named here.
 PETASTORM := $(shell sed -n 's/^ *"\(petastorm==[^"]*\)".*/\1/p' pyproject.toml)
-PETASTORM_NEEDS := dill diskcache fsspec future packaging psutil pyzmq six
+PETASTORM_NEEDS := dill diskcache fsspec future packaging pyzmq six
 
-BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517
+BIN := $(VENV)/bin
+# What is never imported need not be compiled; what is, Python compiles by itself.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517 --no-compile
 # Runs a command with Java at hand, and gets Java first where there is none.
 JAVA := conf/java.sh
+# Compose v2, or the older docker-compose.
+COMPOSE = $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose) \
+    --file docker/docker-compose.yml
+MASTER := spark://spark-master:7077
+PIPELINE := conf/pipelines/flights.yaml
+SUBMIT = $(COMPOSE) run --rm submit spark-submit
 TYPED := $(wildcard pipeline jobs tests benchmarks)
 
 .PHONY: help setup demo test test-long test-airflow check bench clean
+.PHONY: cluster-image cluster-up cluster-demo cluster-down test-cluster
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
-setup: .venv/ready
+setup: $(VENV)/ready
 	@$(JAVA) true
 
-demo: .venv/ready
+demo: $(VENV)/ready
 	$(JAVA) $(BIN)/lakestorm run conf/pipelines/flights.yaml
 
-test: .venv/ready
+test: $(VENV)/ready
 	$(JAVA) $(BIN)/pytest -n 2 --dist loadfile
 
-test-long: .venv/ready
+test-long: $(VENV)/ready
 	$(JAVA) $(BIN)/pytest -m long
 
-test-airflow: .venv/ready .venv-airflow/ready
+test-airflow: $(VENV)/ready .venv-airflow/ready
 	$(JAVA) $(BIN)/pytest -m airflow
 
-check: .venv/ready
+check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(TYPED)
 	$(BIN)/lint-imports --no-logo
 
-bench: .venv/ready
+bench: $(VENV)/ready
 	@for script in $(sort $(wildcard benchmarks/*.py)); do \
 	    echo "$$script"; $(JAVA) $(BIN)/python "$$script" || exit 1; \
 	done
+
+cluster-image:
+	@for folder in $$PIP_FIND_LINKS; do \
+	    cp --link --force $$folder/torch-*.whl docker/wheelhouse/ 2>/dev/null || \
+	        cp $$folder/torch-*.whl docker/wheelhouse/ 2>/dev/null || true; \
+	done
+	$(COMPOSE) build
+
+cluster-up: cluster-image
+	$(COMPOSE) up --detach
+	$(COMPOSE) run --rm submit lakestorm doctor $(PIPELINE) --master $(MASTER)
+
+cluster-demo:
+	$(SUBMIT) jobs/clean.py $(PIPELINE)
+	$(SUBMIT) jobs/featurize.py $(PIPELINE)
+	$(SUBMIT) jobs/train.py $(PIPELINE) --workers 2
+	$(SUBMIT) jobs/score.py $(PIPELINE)
+	$(SUBMIT) jobs/report.py $(PIPELINE)
+
+cluster-down:
+	$(COMPOSE) --profile job down
+
+test-cluster: $(VENV)/ready
+	$(BIN)/pytest -m containers
 
 clean:
 	rm -rf .venv .venv-airflow .jre lake build dist spark-warehouse *.egg-info
@@ -68,21 +107,21 @@ clean:
 
 # .venv/ready is written last and holds the folder it was made in. A .venv that was interrupted, moved
 # or whose Python is gone is made anew; one older than this file or pyproject.toml is brought up to date.
-READY := $(shell $(BIN)/python -c "" 2>/dev/null && cat .venv/ready 2>/dev/null)
+READY := $(shell $(BIN)/python -c "" 2>/dev/null && cat $(VENV)/ready 2>/dev/null)
 ifneq ($(READY),$(CURDIR))
-.PHONY: .venv/ready
+.PHONY: $(VENV)/ready
 CLEAR := --clear
 endif
 
-.venv/ready: pyproject.toml Makefile
+$(VENV)/ready: pyproject.toml Makefile
 	@command -v $(PYTHON) >/dev/null || \
 	    { echo "$(PYTHON) was not found: install Python 3.11 or newer, or name one: make PYTHON=..."; exit 1; }
 	@$(PYTHON) -c "$$CHECK_PYTHON"
-	@echo "Installing lakestorm into .venv: a few minutes the first time."
+	@echo "Installing lakestorm into $(VENV): a few minutes the first time."
 	@rm -f $@
-	$(PYTHON) -m venv $(CLEAR) .venv
-	@$(BIN)/python -c "$$REQUIREMENTS" > .venv/requirements.txt
-	$(PIP) --requirement .venv/requirements.txt $(PETASTORM_NEEDS) $(TORCH)
+	$(PYTHON) -m venv $(CLEAR) $(VENV)
+	@$(BIN)/python -c "$$REQUIREMENTS" $(EXTRAS) > $(VENV)/requirements.txt
+	$(PIP) --requirement $(VENV)/requirements.txt $(PETASTORM_NEEDS) $(TORCH)
 	$(PIP) --no-deps $(PETASTORM) --editable .
 	@echo "$(CURDIR)" > $@
 
@@ -110,11 +149,13 @@ export CHECK_PYTHON
 
 # What pyproject.toml asks for, Petastorm excepted.
 define REQUIREMENTS
+import sys
 import tomllib
 with open("pyproject.toml", "rb") as file:
     project = tomllib.load(file)["project"]
 extras = project["optional-dependencies"]
-for requirement in project["dependencies"] + extras["demo"] + extras["images"] + extras["dev"]:
+wanted = [*project["dependencies"], *(one for extra in sys.argv[1:] for one in extras[extra])]
+for requirement in wanted:
     if not requirement.startswith("petastorm"):
         print(requirement)
 endef
