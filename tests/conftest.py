@@ -14,6 +14,23 @@ from pipeline.session import spark_session
 QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 os.environ.setdefault("SPARK_SUBMIT_OPTS", QUICK_JAVA)
 
+# Files that take minutes, first, so that at the end no process waits long for the other.
+LONGEST_FIRST = (
+    "tests/scoring/test_kill.py",
+    "tests/jobs/test_demo.py",
+    "tests/scoring/",
+    "tests/clean/",
+    "tests/jobs/",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        found = [at for at, start in enumerate(LONGEST_FIRST) if item.nodeid.startswith(start)]
+        return min(found, default=len(LONGEST_FIRST))
+
+    items.sort(key=place)
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
