@@ -15,11 +15,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import petastorm.codecs
 import pyarrow as pa
 
 from pipeline.errors import EnvironmentFault, NullValueError, PlanError, RowGroupError, SchemaError
@@ -35,6 +36,11 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_
 
 # OpenCV tries some twenty formats on whatever it is given; a column holds one.
 _MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
+
+
+def _petastorm() -> ModuleType:
+    """Petastorm's codecs: half a second to import, and few tables need one."""
+    return import_module("petastorm.codecs")
 
 
 class Codec(Protocol):
@@ -160,8 +166,8 @@ class ArrayCodec(_RowCodec):
     def _decode_row(self, value: pa.Buffer) -> Any:
         # Both call numpy.load without allow_pickle.
         if self.compressed:
-            return petastorm.codecs.CompressedNdarrayCodec().decode(None, value)
-        return petastorm.codecs.NdarrayCodec().decode(None, value)
+            return _petastorm().CompressedNdarrayCodec().decode(None, value)
+        return _petastorm().NdarrayCodec().decode(None, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +191,7 @@ class ImageCodec(_RowCodec):
             raise PlanError("ImageCodec.format", repr(self.format), "Use `png` or `jpeg`.")
         object.__setattr__(self, "format", self._formats[self.format])
         # Told when the stream is opened, not by a worker in the middle of an epoch.
-        if not petastorm.codecs.OPENCV_AVAILABLE:
+        if not _petastorm().OPENCV_AVAILABLE:
             raise EnvironmentFault(
                 "ImageCodec",
                 "OpenCV (cv2) cannot be imported",
@@ -200,7 +206,7 @@ class ImageCodec(_RowCodec):
         magic = _MAGIC[self.format]
         if value[: len(magic)].to_pybytes() != magic:
             raise ValueError(f"{value.size} bytes that do not begin like {self.format}")
-        codec = petastorm.codecs.CompressedImageCodec(self.format)
+        codec = _petastorm().CompressedImageCodec(self.format)
         return codec.decode(None, value)
 
 

@@ -1,7 +1,8 @@
 """Metrics of each task, exact over all rows of a split and over all ranks.
 
 A `Meter` keeps a few numbers a row (the evidence), brings those of all ranks together and measures
-once: an AUROC cannot be averaged over batches. torchmetrics measures.
+once: an AUROC cannot be averaged over batches. torchmetrics measures; it takes seconds to
+import, so it is imported when there is something to measure: scoring has nothing.
 """
 
 from __future__ import annotations
@@ -14,12 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import binary_auroc, multiclass_f1_score
-from torchmetrics.functional.regression import (
-    mean_absolute_error,
-    mean_squared_error,
-    r2_score,
-)
 
 from pipeline.config import METRICS, Task
 from pipeline.training.ranks import Ranks
@@ -124,6 +119,8 @@ def _binary(rows: Tensor) -> dict[str, float]:
 
 def _auroc(scores: Tensor, truth: Tensor) -> float:
     """Area under the ROC curve, ties counted half; NaN unless both classes occur."""
+    from torchmetrics.functional.classification import binary_auroc
+
     if not 0 < int(truth.sum()) < len(truth):
         return math.nan
     # Ranks lie in [0, 1] whatever the scores are, so that torchmetrics takes them as they are.
@@ -132,6 +129,8 @@ def _auroc(scores: Tensor, truth: Tensor) -> float:
 
 
 def _multiclass(rows: Tensor) -> dict[str, float]:
+    from torchmetrics.functional.classification import multiclass_f1_score
+
     losses, predicted, labels = rows.T
     classes = int(max(predicted.max(), labels.max())) + 1
     f1 = multiclass_f1_score(predicted.long(), labels.long(), max(2, classes), average="macro")
@@ -150,6 +149,8 @@ def _multilabel(rows: Tensor) -> dict[str, float]:
 
 
 def _regression(rows: Tensor) -> dict[str, float]:
+    from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
+
     values, labels = rows.T.contiguous()
     enough = len(rows) > 1 and bool(labels.var() > 0)
     return {

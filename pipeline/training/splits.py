@@ -16,7 +16,7 @@ from pipeline.stream.layout import SequenceColumn, TensorColumn
 from pipeline.training.networks import Shapes
 from pipeline.training.ranks import Ranks
 
-_WIDE_EVALUATION_ROWS = 16_384
+_WIDE_EVALUATION_ROWS = 4_096
 _EVALUATION_ROWS = 512
 
 

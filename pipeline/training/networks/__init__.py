@@ -16,6 +16,7 @@ There may be no row at all: of several ranks one can be left without in an epoch
     build.py         from an architecture to a module with fresh weights
     dense.py         the layers that all families end in, embeddings of categories
     mlp.py cnn.py rnn.py vae.py custom.py   the families
+    folded.py        an mlp for scoring
     export.py        for other programs; scanned.py recurrent layers for it
 """
 
@@ -23,6 +24,7 @@ from pipeline.training.networks.architecture import Architecture, Shapes, archit
 from pipeline.training.networks.build import build
 from pipeline.training.networks.dense import weights_device, weights_type
 from pipeline.training.networks.export import add_export
+from pipeline.training.networks.folded import folded
 from pipeline.training.networks.vae import Vae, rebuilt_from
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "add_export",
     "architecture_of",
     "build",
+    "folded",
     "rebuilt_from",
     "weights_device",
     "weights_type",

@@ -49,6 +49,11 @@ class Columns(nn.Module):
         self.width = shapes.numeric + sum(widths)
         """Columns that `parts` are wide together."""
 
+    @property
+    def tables(self) -> list[Tensor]:
+        """The embeddings of each category, float [cardinality, width]."""
+        return [weight for embedding in self.embeddings for weight in embedding.parameters()]
+
     def parts(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """What there is of them, each float [rows, some of the width]."""
         numeric = [inputs["numeric"]] if "numeric" in inputs else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from pipeline import config
@@ -30,7 +31,11 @@ class Mlp(nn.Module):
         """Maps the inputs to outputs, float [rows, outputs]."""
         parts = self.columns.parts(inputs)
         if "image" in inputs:
-            # [rows, height, width (, channels)] -> [rows, pixels]
-            parts.append(scaled(inputs["image"], weights_type(self)).flatten(1))
+            parts.append(pixels(inputs["image"], weights_type(self)))
         outputs: Tensor = self.layers(beside(parts))
         return outputs
+
+
+def pixels(image: Tensor, dtype: torch.dtype) -> Tensor:
+    """An image of bytes [rows, height, width (, channels)] as numbers [rows, pixels], 0 to 1."""
+    return scaled(image, dtype).flatten(1)
