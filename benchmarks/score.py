@@ -2,8 +2,9 @@
 
 10,000,000 rows of 13 floats and 26 ints go through one network (26 embeddings of 8, a hidden layer
 of 64) in five ways, see `benchmarks/scoring/ways.py`. Each way has a process with a Spark session
-of its own that stays, so its Python workers are warm: its first time, cold, is told beside. Then
-all ways take turns, several times; the medians count. What they wrote is compared row by row.
+of its own that stays; its first time, cold, is told beside. Then all ways take turns, several times.
+Spark ends Python workers that were idle for a minute, so in each turn a way scores twice: the first
+time warms it, and the medians of the second count. What they wrote is compared row by row.
 
 usage: python benchmarks/score.py [--rows 10000000] [--rounds 3] [--folder FOLDER]
 """
@@ -64,7 +65,7 @@ class Process:
         theirs.close()
 
     def run(self, found: Found) -> float:
-        """Scores once; the seconds."""
+        """Scores all rows; the seconds."""
         self._ours.send("run")
         seconds, found.files, found.worker_mb = self._ours.recv()
         return float(seconds)
@@ -140,6 +141,7 @@ def measured(pipeline: Pipeline, folder: Path, rounds: int) -> dict[str, Found]:
             print(f"{name}: cold, {found[name].cold:.1f} s", flush=True)
         for number in range(rounds):
             for name, process in processes.items():
+                process.run(found[name])
                 found[name].seconds.append(process.run(found[name]))
                 print(f"round {number + 1}: {name}, {found[name].seconds[-1]:.1f} s", flush=True)
     return found
