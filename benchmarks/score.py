@@ -2,9 +2,9 @@
 
 10,000,000 rows of 13 floats and 26 ints go through one network (26 embeddings of 8, a hidden layer
 of 64) in five ways, see `benchmarks/scoring/ways.py`. Each way has a process with a Spark session
-of its own that stays; its first time, cold, is told beside. Then all ways take turns, several times.
-Spark ends Python workers that were idle for a minute, so in each turn a way scores twice: the first
-time warms it, and the medians of the second count. What they wrote is compared row by row.
+of its own that stays; its first time, cold, is told beside. Then all ways take turns, several
+times. Spark ends Python workers that were idle for a minute, so in each turn a way scores twice:
+the first time warms it, and the medians of the second count. What they wrote is compared by row.
 
 usage: python benchmarks/score.py [--rows 10000000] [--rounds 3] [--folder FOLDER]
 """

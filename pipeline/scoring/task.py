@@ -5,12 +5,14 @@ In the same pass the values that come by are counted, see `pipeline/training/his
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -102,6 +104,7 @@ def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[Scored]:
     """
     # One task has one core; more threads would stand in each other's way.
     torch.set_num_threads(1)
+    _spare_collector()
     bundles = _loaded([target.model for target in job.targets], job.custom)
     device = _device()
     for bundle in bundles:
@@ -131,6 +134,16 @@ def _device() -> torch.device:
     # An address counts the host's GPUs; a container may see only some, numbered from 0 on.
     number = int(given.addresses[0]) if given else 0
     return torch.device("cuda", number % torch.cuda.device_count())
+
+
+@cache
+def _spare_collector() -> None:
+    """Takes what was imported out of the garbage collection that Spark does after every task.
+
+    It goes through torch's hundreds of thousands of objects: a fifth of a second each time.
+    """
+    if TaskContext.get() is not None:  # a process of Spark's, which runs nothing but tasks
+        gc.freeze()
 
 
 # One Python worker scores many tasks; it loads each model once.
@@ -173,7 +186,7 @@ def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Scored:
                     for bundle, out, tally in zip(bundles, outs, said, strict=True):
                         outputs = predict(bundle, given, group.rows)
                         tally.add(outputs, group.rows)
-                        out.write_table(_predictions(job, spec, keys, _columns(bundle, outputs)))
+                        out.write_table(_predictions(job, bundle, keys, _columns(bundle, outputs)))
     return Scored(
         files=tuple(
             data_file(job.table_root, path, job.schema, job.partition_by) for path in paths
@@ -308,14 +321,14 @@ def _unreadable(where: str, error: Exception) -> ScoringError:
 
 
 def _predictions(
-    job: Job, spec: FeatureSpec, keys: pa.Table, predicted: Mapping[str, pa.Array]
+    job: Job, bundle: Bundle, keys: pa.Table, predicted: Mapping[str, pa.Array]
 ) -> pa.Table:
     """The rows as `predictions` keeps them, partition columns left out."""
     schema = without(job.schema, job.partition_by)
-    arrays = [keys[key].cast(schema.field(key).type) for key in spec.keys]
+    arrays = [keys[key].cast(schema.field(key).type) for key in bundle.spec.keys]
     arrays += predicted.values()
     for name, value in zip(
-        CONSTANTS, (spec.hash, job.source_version, job.scored_at_us), strict=True
+        CONSTANTS, (bundle.facts.spec_hash, job.source_version, job.scored_at_us), strict=True
     ):
         scalar = pa.scalar(value, schema.field(name).type)
         arrays.append(pa.repeat(scalar, keys.num_rows))

@@ -140,6 +140,8 @@ class TensorSpec:
 
     def stacked(self, held: Held) -> npt.NDArray[Any]:
         """Returns what is held as one array: [columns, rows] or [rows, *row_shape]."""
+        if isinstance(held, np.ndarray) and held.dtype == self.dtype:
+            return held
         # dtype: the columns may be narrower than the tensor
         return np.stack(held, dtype=self.dtype, casting="same_kind") if self.by_column else held
 
