@@ -57,7 +57,7 @@ demo: $(VENV)/ready
 	$(JAVA) $(BIN)/lakestorm run conf/pipelines/flights.yaml
 
 test: $(VENV)/ready
-	$(JAVA) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(JAVA) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
 test-long: $(VENV)/ready
 	$(JAVA) $(BIN)/pytest -m long

@@ -117,7 +117,6 @@ def ready() -> SparkSession:
     """A Spark whose Python workers have imported what they need."""
     spark = spark_session("doomed", f"local[{CORES}]")
     nothing = spark.sparkContext.parallelize(range(CORES), CORES)
-    nothing.foreachPartition(lambda _: import_quietly())
     nothing.mapPartitions(lambda _: [task.Scored.__name__]).collect()
     return spark
 
