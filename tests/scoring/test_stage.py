@@ -108,19 +108,18 @@ def test_a_damaged_row_group_fails_the_run_and_leaves_the_table(
     assert [path.name for path in Path(predictions.root).iterdir()] == ["_delta_log"]
 
 
-@pytest.mark.parametrize("strange", [-1, 10_000])
 def test_an_id_that_no_vocabulary_gave_out_is_refused(
-    spark: SparkSession, trained_lake: Lake, strange: int
+    spark: SparkSession, trained_lake: Lake
 ) -> None:
     pipeline = small_pipeline(Path(trained_lake.root))
     bundle, _ = load_registered(trained_lake, "flights", "champion")
     victim = Path(trained_lake.table(bundle.spec.table).snapshot().uris()[-1])
     held = pq.ParquetFile(victim).read()
     ids = held["cat_dest"].to_numpy().copy()
-    ids[-1] = strange
+    ids[-1] = 10_000
     place = held.schema.get_field_index("cat_dest")
     pq.write_table(held.set_column(place, held.schema.field(place), pa.array(ids)), victim)
-    with pytest.raises(ScoringError, match=rf"{victim.name}.*cat_dest.*holds the id {strange}"):
+    with pytest.raises(ScoringError, match=rf"{victim.name}.*cat_dest.*holds the id 10000"):
         score(spark, pipeline, trained_lake)
     assert trained_lake.table("predictions").snapshot().rows == 0
 
