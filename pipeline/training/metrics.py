@@ -119,10 +119,10 @@ def _binary(rows: Tensor) -> dict[str, float]:
 
 def _auroc(scores: Tensor, truth: Tensor) -> float:
     """Area under the ROC curve, ties counted half; NaN unless both classes occur."""
-    from torchmetrics.functional.classification import binary_auroc
-
     if not 0 < int(truth.sum()) < len(truth):
         return math.nan
+    from torchmetrics.functional.classification import binary_auroc
+
     # Ranks lie in [0, 1] whatever the scores are, so that torchmetrics takes them as they are.
     ranks = torch.unique(scores, return_inverse=True)[1].double() / len(scores)
     return float(binary_auroc(ranks, truth.int()))

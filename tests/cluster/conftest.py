@@ -96,11 +96,6 @@ class Cluster:
     def _started(self, container: str) -> str:
         return ran("docker", "inspect", "--format", "{{.State.StartedAt}}", container)
 
-    def healthy(self, service: str) -> bool:
-        told = "{{.State.Health.Status}}"
-        found = [ran("docker", "inspect", "--format", told, c) for c in self.containers(service)]
-        return bool(found) and set(found) == {"healthy"}
-
     def network(self, how: str, container: str) -> None:
         """`disconnect` or `connect`."""
         ran("docker", "network", how, f"{PROJECT}_default", container)

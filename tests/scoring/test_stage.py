@@ -28,6 +28,12 @@ def keys_of(lake: Lake, table: str) -> Counter[tuple[object, ...]]:
     return Counter(pl.read_delta(lake.table(table).root).select(KEYS).iter_rows())
 
 
+def features_file(lake: Lake) -> Path:
+    """One of the files that the champion scores."""
+    bundle, _ = load_registered(lake, "flights", "champion")
+    return Path(lake.table(bundle.spec.table).snapshot().uris()[-1])
+
+
 def test_predictions_are_the_models_own_for_every_key(
     spark: SparkSession, trained_lake: Lake
 ) -> None:
@@ -96,8 +102,7 @@ def test_a_damaged_row_group_fails_the_run_and_leaves_the_table(
     spark: SparkSession, trained_lake: Lake
 ) -> None:
     pipeline = small_pipeline(Path(trained_lake.root))
-    bundle, _ = load_registered(trained_lake, "flights", "champion")
-    victim = Path(trained_lake.table(bundle.spec.table).snapshot().uris()[-1])
+    victim = features_file(trained_lake)
     content = bytearray(victim.read_bytes())
     content[4 : len(content) // 2] = b"\xff" * (len(content) // 2 - 4)
     victim.write_bytes(content)
@@ -108,18 +113,18 @@ def test_a_damaged_row_group_fails_the_run_and_leaves_the_table(
     assert [path.name for path in Path(predictions.root).iterdir()] == ["_delta_log"]
 
 
+@pytest.mark.parametrize("strange", [pytest.param(-1, marks=pytest.mark.long), 10_000])
 def test_an_id_that_no_vocabulary_gave_out_is_refused(
-    spark: SparkSession, trained_lake: Lake
+    spark: SparkSession, trained_lake: Lake, strange: int
 ) -> None:
     pipeline = small_pipeline(Path(trained_lake.root))
-    bundle, _ = load_registered(trained_lake, "flights", "champion")
-    victim = Path(trained_lake.table(bundle.spec.table).snapshot().uris()[-1])
+    victim = features_file(trained_lake)
     held = pq.ParquetFile(victim).read()
     ids = held["cat_dest"].to_numpy().copy()
-    ids[-1] = 10_000
+    ids[-1] = strange
     place = held.schema.get_field_index("cat_dest")
     pq.write_table(held.set_column(place, held.schema.field(place), pa.array(ids)), victim)
-    with pytest.raises(ScoringError, match=rf"{victim.name}.*cat_dest.*holds the id 10000"):
+    with pytest.raises(ScoringError, match=rf"{victim.name}.*cat_dest.*holds the id {strange}"):
         score(spark, pipeline, trained_lake)
     assert trained_lake.table("predictions").snapshot().rows == 0
 

@@ -63,6 +63,6 @@ def test_another_family_with_categories_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("ids", [MOST_NUMBERS // 64, MOST_NUMBERS // 64 + 1])
-def test_a_vast_vocabulary_is_not_unfolded(ids: int) -> None:
+def test_a_vast_vocabulary_is_not_folded(ids: int) -> None:
     network = build(architecture_of(Mlp(hidden=(64,)), Shapes(cardinalities=(ids,)), 1))
     assert isinstance(folded(network), Folded) == (ids * 64 <= MOST_NUMBERS)
