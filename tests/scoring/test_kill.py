@@ -146,12 +146,6 @@ class Grown:
         pipeline = small_pipeline(Path(self.lake.root), *self.changes)
         list(walk(spark, pipeline, self.lake, stages, Asked(incremental=True)))
 
-    def prepare(self, spark: SparkSession, phase: str) -> None:
-        """Delivers something, and brings it as far as the stage that is killed."""
-        self.deliver()
-        if phase != CLEANING:  # a Spark that just began takes three times as long for it
-            self.run(spark, STAGES[:2])
-
     def expected(self) -> Keys:
         """Keys of all that was delivered, of which nothing is refused."""
         return keys_of(pl.concat(pl.read_parquet(file) for file in self.delivered.iterdir()))
@@ -189,29 +183,51 @@ def doom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doom]:
     doom.end()
 
 
-def is_published(before: Keys, present: Keys, expected: Keys) -> bool:
-    """Whether a run's scores are all there; refuses a part of them."""
-    assert present in (before, expected)
-    return present == expected
+@dataclass
+class Spell:
+    """One delivery, whose runs are killed one after the other, and what came of it.
+
+    Each kill but the last is followed by a run that is killed, too: what one leaves, all of them
+    must not be fooled by.
+    """
+
+    spark: SparkSession
+    grown: Grown
+    doom: Doom
+    before: Keys = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.grown.scored()
+        self.grown.deliver()
+
+    def featurize(self) -> None:
+        """Goes as far as the scores; by a Spark that is warm, which takes a third of the time."""
+        self.grown.run(self.spark, STAGES[:2])
+
+    def kill(self, phase: str, how: str, delay: float | None = None) -> str:
+        """Kills a run; whether its scores are there, all of them or none."""
+        self.doom.kill(self.grown, phase, how, delay)
+        present, expected = self.grown.scored(), self.grown.expected()
+        assert present in (self.before, expected)
+        published = present == expected
+        assert delay is not None or published == (phase == PUBLISHED)
+        return "published" if published else "kept back"
+
+    def end(self) -> None:
+        """A run that nobody disturbs: each key is there once."""
+        self.grown.run(self.spark)
+        assert self.grown.scored() == self.grown.expected() != self.before
 
 
-@pytest.mark.parametrize(
-    ("phase", "how"),
-    [
-        ("tasks running", "driver"),
-        ("before the Delta commit", "group"),
-        ("before the checkpoint", "driver"),
-    ],
-)
-def test_a_run_that_is_killed_and_begun_again_scores_each_row_once(
-    spark: SparkSession, first: Grown, doom: Doom, phase: str, how: str
+def test_runs_that_are_killed_and_begun_again_score_each_row_once(
+    spark: SparkSession, first: Grown, doom: Doom
 ) -> None:
-    before = first.scored()
-    first.prepare(spark, phase)
-    doom.kill(first, phase, how)
-    assert first.scored() == before
-    first.run(spark)
-    assert first.scored() == first.expected()
+    spell = Spell(spark, first, doom)
+    spell.kill(CLEANING, "driver")
+    spell.featurize()
+    spell.kill("tasks running", "driver")
+    spell.kill("before the Delta commit", "group")
+    spell.end()
 
 
 @pytest.fixture(scope="module")
@@ -238,18 +254,20 @@ def test_two_hundred_kills_leave_each_key_once(
     quarter: int,
 ) -> None:
     chance = np.random.default_rng([SEED, quarter])
-    plan: list[tuple[str, str, float | None]] = [
-        (phase, how, None) for phase in PHASES for how in ("group", "driver") for _ in range(4)
-    ]
-    plan += [(PHASES[number], "driver", chance.uniform(0, 1)) for number in chance.choice(4, 2)]
-    for number in chance.permutation(len(plan)):
-        phase, how, delay = plan[number]
-        before = first.scored()
-        first.prepare(spark, phase)
-        doom.kill(first, phase, how, delay)
-        published = is_published(before, first.scored(), first.expected())
-        assert delay is not None or published == (phase == PUBLISHED)
-        first.run(spark)
-        assert first.scored() == first.expected()
-        named = phase if delay is None else f"up to 1 s after: {phase}"
-        told[named, how, "published" if published else "kept back"] += 1
+    for number in range(8):
+        # Each phase by both ways in turn, those before the commit in any order.
+        ways = dict(zip(PHASES, ("group", "driver") * len(PHASES), strict=False))
+        if number % 2:
+            ways = {phase: "driver" if how == "group" else "group" for phase, how in ways.items()}
+        spell = Spell(spark, first, doom)
+        told[CLEANING, ways[CLEANING], spell.kill(CLEANING, ways[CLEANING])] += 1
+        spell.featurize()
+        for phase in (*chance.permutation(PHASES[:4]).tolist(), PUBLISHED):
+            told[phase, ways[phase], spell.kill(phase, ways[phase])] += 1
+        spell.end()
+    for phase in chance.choice(PHASES[:4], 2).tolist():
+        spell = Spell(spark, first, doom)
+        spell.featurize()
+        outcome = spell.kill(phase, "driver", chance.uniform(0, 1))
+        told[f"up to 1 s after: {phase}", "driver", outcome] += 1
+        spell.end()
