@@ -56,10 +56,10 @@ setup: $(VENV)/ready
 demo: $(VENV)/ready
 	$(JAVA) $(BIN)/lakestorm run conf/pipelines/flights.yaml
 
-test: $(VENV)/ready
+test: $(VENV)/spark-classes.jsa
 	$(JAVA) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 25
 
-test-long: $(VENV)/ready
+test-long: $(VENV)/spark-classes.jsa
 	$(JAVA) $(BIN)/pytest -m long
 
 test-airflow: $(VENV)/ready .venv-airflow/ready
@@ -124,6 +124,11 @@ $(VENV)/ready: pyproject.toml Makefile
 	$(PIP) --requirement $(VENV)/requirements.txt $(PETASTORM_NEEDS) $(TORCH)
 	$(PIP) --no-deps $(PETASTORM) --editable .
 	@echo "$(CURDIR)" > $@
+
+# Halves what each start of a Spark costs; the tests start dozens.
+$(VENV)/spark-classes.jsa: $(VENV)/ready tests/java_classes.py
+	@rm -f $@
+	$(JAVA) $(BIN)/python -m tests.java_classes
 
 # Airflow has an environment of its own: its packages and ours need not fit.
 .venv-airflow/ready: Makefile

@@ -9,10 +9,11 @@ from pyspark.sql import SparkSession
 
 from pipeline.lake import Lake
 from pipeline.session import spark_session
+from tests.java_classes import java_options
 
 # Jobs of tests are over before the second compiler pays off: half of the time was its.
 QUICK_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-os.environ.setdefault("SPARK_SUBMIT_OPTS", QUICK_JAVA)
+os.environ.setdefault("SPARK_SUBMIT_OPTS", f"{QUICK_JAVA} {java_options()}")
 
 # Files that take minutes, first, so that at the end no process waits long for the other.
 LONGEST_FIRST = (

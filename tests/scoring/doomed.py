@@ -45,7 +45,8 @@ not know it, so that nothing of it is scored yet."""
 
 STAGES = ("clean", "featurize", "score")
 CLEANING = PHASES[5]
-CORES = 2
+CORES = 1
+"""A run imports torch once a core, which takes it longer than all else."""
 
 Order = dict[str, Any]
 
