@@ -5,7 +5,8 @@
 #   make test-long     the tests that take minutes each
 #   make test-airflow  the DAGs of conf/airflow in a real Airflow, which it gets into .venv-airflow
 #   make check         format, lint, types, and which way imports go
-#   make bench         the benchmarks
+#   make bench         the benchmarks, but for the next one
+#   make bench-scale   10, 30 and 100 million rows through all stages: an hour and more, 45 GB of disk
 #   make cluster-up    a Spark cluster, MLflow and the scheduler in containers; needs Docker
 #   make cluster-demo  the flights pipeline on it, by spark-submit
 #   make cluster-down  stops it; what it wrote stays in its volumes
@@ -44,7 +45,7 @@ PIPELINE := conf/pipelines/flights.yaml
 SUBMIT = $(COMPOSE) run --rm submit spark-submit
 TYPED := $(wildcard pipeline jobs tests benchmarks)
 
-.PHONY: help setup demo test test-long test-airflow check bench clean
+.PHONY: help setup demo test test-long test-airflow check bench bench-scale clean
 .PHONY: cluster-image cluster-up cluster-demo cluster-down test-cluster
 
 help:
@@ -72,9 +73,13 @@ check: $(VENV)/ready
 	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/ready
-	@for script in $(sort $(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out benchmarks/scale.py,$(sort $(wildcard benchmarks/*.py))); do \
 	    echo "$$script"; $(JAVA) $(BIN)/python "$$script" || exit 1; \
 	done
+
+# Millions of rows, and a folder on a disk with room: make bench-scale SIZES="1 3" FOLDER=/data
+bench-scale: $(VENV)/ready
+	$(JAVA) $(BIN)/python benchmarks/scale.py $(if $(SIZES),--sizes $(SIZES)) $(if $(FOLDER),--folder $(FOLDER))
 
 cluster-image:
 	@for folder in $$PIP_FIND_LINKS; do \

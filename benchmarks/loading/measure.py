@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,20 @@ def in_own_process(script: str, *arguments: str) -> list[Reading]:
         script: Path of the script.
         arguments: Its arguments.
     """
+    return [Reading(**each) for each in told_by(script, *arguments)]
+
+
+def told_by(script: str, *arguments: str) -> Any:
+    """Runs a script in a fresh process; what it prints last, as JSON.
+
+    Args:
+        script: Path of the script.
+        arguments: Its arguments.
+    """
     done = subprocess.run(
         [sys.executable, script, *arguments], stdout=subprocess.PIPE, text=True, check=True
     )
-    return [Reading(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def report(read: Callable[[], Sequence[Reading]]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
@@ -36,28 +38,38 @@ def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
     values: dict[str, SparkColumn] = {}
     failed: dict[str, SparkColumn] = {}
     for name, column in columns.items():
-        values[name], failed[name] = _cast(raw.schema[name], column)
-    cast_reasons = [F.when(fails, F.lit(f"cast:{name}")) for name, fails in failed.items()]
-    absent_reasons = [
-        F.when(values[name].isNull() & ~failed[name], F.lit(f"required:{name}"))
-        for name, column in columns.items()
-        if column.required
-    ]
-    is_malformed = F.col(MALFORMED).isNotNull()
-    malformed = F.when(is_malformed, F.lit("malformed"))
-    texts = F.array_compact(
-        F.array(
-            F.when(is_malformed, _entry(MALFORMED)),
-            *(F.when(fails, _entry(name)) for name, fails in failed.items()),
-        )
-    )
+        values[name], fails = _cast(raw.schema[name], column)
+        if fails is not None:
+            failed[name] = fails
+    unreadable = {MALFORMED: F.col(MALFORMED).isNotNull(), **failed}
+    faults = {"malformed": unreadable[MALFORMED]}
+    faults |= {f"cast:{name}": fails for name, fails in failed.items()}
+    for name, column in columns.items():
+        if column.required:
+            absent = values[name].isNull()
+            faults[f"required:{name}"] = absent & ~failed[name] if name in failed else absent
+    texts = F.array_compact(F.array(*(F.when(it, _entry(name)) for name, it in unreadable.items())))
     return raw.select(
         *(value.alias(name) for name, value in values.items()),
         FILE,
         POSITION,
-        F.array_compact(F.array(malformed, *cast_reasons, *absent_reasons)).alias(REASONS),
-        F.when(F.size(texts) > 0, F.map_from_entries(texts)).alias(UNREADABLE),
+        reasons_of(faults).alias(REASONS),
+        F.when(reduce(or_, unreadable.values()), F.map_from_entries(texts)).alias(UNREADABLE),
     )
+
+
+def reasons_of(faults: Mapping[str, SparkColumn]) -> SparkColumn:
+    """The names of a row's faults, in order.
+
+    Args:
+        faults: Reason to whether a row has it; never null.
+    """
+    none = F.array().cast("array<string>")
+    if not faults:
+        return none
+    named = F.array_compact(F.array(*(F.when(it, F.lit(name)) for name, it in faults.items())))
+    # Spark makes and sifts an array without compiled code, and most rows have no fault.
+    return F.when(reduce(or_, faults.values()), named).otherwise(none)
 
 
 def _entry(column: str) -> SparkColumn:
@@ -65,14 +77,14 @@ def _entry(column: str) -> SparkColumn:
     return F.struct(F.lit(column).alias("key"), F.col(column).cast("string").alias("value"))
 
 
-def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn]:
-    """The typed value, and whether a value was there that did not cast."""
+def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn | None]:
+    """The typed value, and whether a value was there that did not cast; None where all do."""
     raw = F.col(stored.name)
     is_binary = isinstance(stored.dataType, DoubleType | FloatType)
     if is_binary:
         raw = F.when(~F.isnan(raw), raw)
     if stored.dataType.simpleString() == column.type:
-        return raw, F.lit(False)
+        return raw, None
     value = raw.try_cast(column.type)
     fails = raw.isNotNull() & value.isNull()
     if column.type in WHOLE_NUMBERS and isinstance(stored.dataType, FractionalType):

@@ -17,6 +17,9 @@ from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
 
+PERIOD_PARTITIONS = 1_000
+"""Of the shuffle that brings a period's rows together."""
+
 
 def judged(spark: SparkSession, pipeline: Pipeline, found: Sequence[RawFile]) -> DataFrame:
     """All raw rows, typed, each with its verdict and reasons."""
@@ -51,11 +54,14 @@ def accepted(
 def arranged(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
     """Rows of `clean` as they are written: equal rows give equal files however Spark spreads them.
 
-    Spark merges small and cuts large partitions to files worth reading.
+    Spark merges small and cuts large partitions to files worth reading. Of a partition that holds
+    many periods each cut would hold them all, and files become the smaller the more periods there
+    are: so there are more partitions than periods, whatever `spark.sql.shuffle.partitions` says.
     """
     period = pipeline.clean.period.column
     order = pipeline.clean.dedupe.keys if pipeline.clean.dedupe else pipeline.features.keys
-    return frame.hint("rebalance", F.col(period)).sortWithinPartitions(period, *order)
+    spread = frame.hint("rebalance", PERIOD_PARTITIONS, F.col(period))
+    return spread.sortWithinPartitions(period, *order)
 
 
 def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:

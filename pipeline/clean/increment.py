@@ -44,6 +44,7 @@ from pipeline.clean.stage import (
     require_exact,
 )
 from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
+from pipeline.clean.verdict import once_counted
 from pipeline.config import Dedupe, Pipeline
 from pipeline.errors import CommitConflictError, LakeError, LakestormError, SourceError
 from pipeline.lake import (
@@ -371,7 +372,7 @@ class _Merge:
         if before is not None and dedupe is not None:
             rows = against(rows, before.dataframe(self._spark), dedupe)
         rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
-        rows = self._keep(rows, kept)
+        rows = self._keep(once_counted(rows, pipeline.clean.rules), kept)
         good = observed_columns(accepted(self._spark, pipeline, rows, found.rights), of_columns)
         merged = _Merged(good, rejected(rows, self._contract), of_rows, of_columns)
         if before is not None and dedupe is not None:

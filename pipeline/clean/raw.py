@@ -28,6 +28,7 @@ from pipeline.config import Files
 from pipeline.errors import ConfigError, SchemaError, SourceError
 from pipeline.lake.faults import unreadable_file
 from pipeline.lake.schema import plain, to_spark
+from pipeline.lake.snapshot import unescaped
 
 FILE = "_source_file"
 POSITION = "_source_position"
@@ -352,7 +353,11 @@ def _require_columns(files: Files, names: Sequence[str], path: str) -> None:
 
 
 def _with_origin(frame: DataFrame, files: Files, position: Column) -> DataFrame:
-    # file_path is a URI: unescape it, and keep each plus.
-    path = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
-    below = F.regexp_replace(path, rf"^file:/*\Q{str(_root(files)).lstrip('/')}\E/+", "")
+    path = unescaped(F.col("_metadata.file_path"))
+    root = str(_root(files)).lstrip("/")
+    usual = f"file:///{root}/"
+    # A pattern takes longer, for every row, than all else that is done for it here.
+    below = F.when(
+        F.startswith(path, F.lit(usual)), F.substr(path, F.lit(len(usual) + 1))
+    ).otherwise(F.regexp_replace(path, rf"^file:/*\Q{root}\E/+", ""))
     return frame.withColumns({FILE: below, POSITION: position}).drop("_metadata")

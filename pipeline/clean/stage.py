@@ -22,6 +22,7 @@ from pipeline.clean.quality import (
     quality_rows,
 )
 from pipeline.clean.raw import RawFile, find_files, rows_by_footers
+from pipeline.clean.verdict import once_counted
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, RuleError
 from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit, fingerprint
@@ -123,7 +124,7 @@ def _write(
     of_rows, of_columns = Observation(), Observation()
     counted = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
     # Two tables come from one pass: kept on local disk between the two writes, whatever the memory.
-    kept = counted.persist(StorageLevel.DISK_ONLY)
+    kept = once_counted(counted, pipeline.clean.rules).persist(StorageLevel.DISK_ONLY)
     try:
         bad = rejected(kept, list(pipeline.source.columns))
         good = arranged(accepted(spark, pipeline, kept, found.rights), pipeline)

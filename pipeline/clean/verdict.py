@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from pipeline.clean.contract import REASONS
+from pipeline.clean.contract import REASONS, reasons_of
 from pipeline.clean.raw import FILE, POSITION
 from pipeline.clean.rules import fails_column
 from pipeline.config import Dedupe, Rule
@@ -35,9 +35,7 @@ def with_verdict(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
         failed, so that counts by reason add up to the rows dropped.
     """
     rejecting = [name for name, rule in rules.items() if rule.action in ("quarantine", "drop")]
-    failed = F.array_compact(
-        F.array(*(F.when(F.col(fails_column(n)), F.lit(rule_reason(n))) for n in rejecting))
-    ).cast("array<string>")
+    failed = reasons_of({rule_reason(n): F.col(fails_column(n)) for n in rejecting})
     quarantined = F.size(REASONS) > 0
     for name in rejecting:
         if rules[name].action == "quarantine":
@@ -52,6 +50,18 @@ def with_verdict(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
         frame.withColumns({VERDICT: verdict, DROPPED_BY: dropped_by})
         .withColumn(DROPPED_BY, F.when(F.col(VERDICT) == DROP, F.col(DROPPED_BY)))
         .withColumn(REASONS, F.concat(REASONS, failed))
+    )
+
+
+def once_counted(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
+    """What is still asked of the rows when their verdicts have been counted.
+
+    Where a row came from only matters for one that is rejected: of a narrow table it is the larger
+    part of what is kept.
+    """
+    rejected = F.col(VERDICT) == QUARANTINE
+    return frame.drop(DROPPED_BY, *(fails_column(name) for name in rules)).withColumns(
+        {name: F.when(rejected, F.col(name)) for name in (FILE, POSITION)}
     )
 
 

@@ -93,7 +93,9 @@ class Snapshot:
         for column, wanted in partitions.items():
             self._require_partition_column(column)
             matches = self._matcher(column, wanted)
-            kept = tuple(file for file in kept if matches(file.partition[column]))
+            # Of very many files there are few values, and to compare types takes a while.
+            matching = {text: matches(text) for text in {file.partition[column] for file in kept}}
+            kept = tuple(file for file in kept if matching[file.partition[column]])
         return replace(self, files=kept)
 
     def _matcher(self, column: str, wanted: Wanted) -> Callable[[str | None], bool]:
@@ -148,12 +150,10 @@ class Snapshot:
             return F.col(name)
         # Spark's own partition discovery needs one base folder, attempts are many: so the value is
         # read from the path, which Snapshot.of has checked against the log.
-        pattern = f"/{name}=([^/]*)/"
-        spelled = F.regexp_extract(F.col("_metadata.file_path"), pattern, 1)
-        # file_path is a URI of a path that is itself escaped: unescape twice, and keep each plus.
-        text = spelled
-        for _ in range(2):
-            text = F.url_decode(F.replace(text, F.lit("+"), F.lit("%2B")))
+        below = F.substring_index(F.col("_metadata.file_path"), f"/{name}=", -1)
+        spelled = F.substring_index(below, "/", 1)
+        # file_path is a URI of a path that is itself escaped.
+        text = unescaped(spelled, times=2)
         value = F.when(text != NULL_PARTITION, text)
         return value.cast(to_spark(self.schema)[name].dataType).alias(name)
 
@@ -165,6 +165,19 @@ class Snapshot:
                 f"Choose by {', '.join(self.partition_by) or 'nothing: it has no partitions'}; "
                 "rows by other columns: in a rule of `clean`, or partition the table by it.",
             )
+
+
+def unescaped(uri: Column, times: int = 1) -> Column:
+    """A URI, or a part of one, as the path that it stands for; each plus is kept.
+
+    Args:
+        uri: Of a file, the same in many rows; what holds no escape is not looked at twice.
+        times: How often it was escaped.
+    """
+    decoded = uri
+    for _ in range(times):
+        decoded = F.url_decode(F.replace(decoded, F.lit("+"), F.lit("%2B")))
+    return F.when(F.contains(uri, F.lit("%")), decoded).otherwise(uri)
 
 
 def _files(handle: DeltaTable) -> list[DataFile]:

@@ -40,9 +40,13 @@ def plan_tasks(
     Raises:
         RowGroupError: A file's footer cannot be read.
     """
+    by_period: dict[str | None, list[str]] = {
+        period: [] for period in features.partitions(period_column)
+    }
+    for file, uri in zip(features.files, features.uris(), strict=True):
+        by_period[file.partition[period_column]].append(uri)
     tasks: list[ScoreTask] = []
-    for period in features.partitions(period_column):
-        files = features.select(**{period_column: {period}}).uris()
+    for period, files in by_period.items():
         tasks += _cut(
             period, [group for group in row_groups_of(files) if group.rows], rows_per_task
         )
@@ -52,11 +56,13 @@ def plan_tasks(
 def _cut(period: str | None, row_groups: Sequence[RowGroup], rows_per_task: int) -> list[ScoreTask]:
     tasks: list[ScoreTask] = []
     open_groups: list[RowGroup] = []
+    rows = 0
     for group in row_groups:
         open_groups.append(group)
-        if sum(member.rows for member in open_groups) >= rows_per_task:
+        rows += group.rows
+        if rows >= rows_per_task:
             tasks.append(ScoreTask(period, tuple(open_groups)))
-            open_groups = []
+            open_groups, rows = [], 0
     if open_groups:
         tasks.append(ScoreTask(period, tuple(open_groups)))
     return tasks

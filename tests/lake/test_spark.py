@@ -38,6 +38,18 @@ def test_spark_writes_and_reads_back_every_partition_value(spark: SparkSession, 
     assert Counter(polars.iter_rows()) == wanted
 
 
+def test_a_lake_in_a_folder_called_like_a_partition_is_read_right(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    frame = spark.createDataFrame([(1, "own"), (2, "other")], "id int, p string")
+    table = Lake(tmp_path / "p=foreign").table("t")
+    table.create(from_spark(frame.schema), ["p"])
+    with table.attempt() as attempt:
+        commit(table, attempt.write(frame))
+    read = table.snapshot().dataframe(spark).collect()
+    assert Counter((row.id, row.p) for row in read) == Counter([(1, "own"), (2, "other")])
+
+
 def test_an_empty_table_reads_as_an_empty_frame(spark: SparkSession, lake: Lake) -> None:
     table = lake.table("t")
     schema = pa.schema([("id", pa.int64()), ("tags", pa.list_(pa.string()))])
