@@ -24,6 +24,7 @@ from pipeline.operate.walk import STAGES, Asked, walk
 from pipeline.outcome import Outcome
 from pipeline.scoring.periods import Span
 from pipeline.session import spark_session
+from pipeline.training.tracking import tracking_uri
 
 EXIT_FAULT = 1
 LOG_COLUMNS = 120
@@ -90,15 +91,17 @@ def _run_stages(
     asked: Asked,
 ) -> None:
     pipeline = load_pipeline(pipeline_yaml, overrides)
-    lake = Lake(pipeline.lake)
+    lake = Lake.of(pipeline)
     # Before Spark starts: a lake that cannot be written is told at once.
     lake.require_writable()
+    if asked.incremental or {"train", "score", "report"} & set(stages):
+        tracking_uri(lake.root)  # raises where there is no place for models
     # With --json, standard output is the machine's: people read standard error.
     console = _console(stderr=as_json)
     console.print(
         f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}", soft_wrap=True
     )
-    spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master)
+    spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master, lake.hadoop)
     try:
         outcomes: list[Outcome] = []
         for outcome in walk(spark, pipeline, lake, stages, asked):
@@ -214,9 +217,9 @@ def schedule(once: str | None, **options: Any) -> None:
     pipeline = load_pipeline(path, overrides)
     command = lakestorm_run(path, overrides, options["master"])
     if once is None:
-        serve(pipeline, Lake(pipeline.lake), command)
+        serve(pipeline, Lake.of(pipeline), command)
         return
-    ran = run_once(pipeline, Lake(pipeline.lake), command, once)
+    ran = run_once(pipeline, Lake.of(pipeline), command, once)
     if options["as_json"]:
         click.echo(json.dumps(ran.facts()))
 
@@ -286,7 +289,7 @@ def drift(pipeline_yaml: str, overrides: Sequence[str], limit: int, as_json: boo
     from pipeline.scoring.drift_table import newest
 
     with _errors_in_one_line():
-        lake = Lake(load_pipeline(pipeline_yaml, overrides).lake)
+        lake = Lake.of(load_pipeline(pipeline_yaml, overrides))
         found = newest(lake, limit)
     if as_json:
         click.echo(json.dumps({"drift": listed(found)}))

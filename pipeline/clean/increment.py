@@ -95,7 +95,7 @@ def clean_increment(
     started = time.monotonic()
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
-    folder = Path(lake.root) / "ingest" / pipeline.name
+    folder = lake.work("ingest", pipeline.name)
     other = CommitConflictError(
         "stage clean",
         "another run is cleaning the new files at this moment; nothing was done here",

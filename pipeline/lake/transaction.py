@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
@@ -109,7 +108,7 @@ def commit(
             _require_unmoved(handle, since, table.name)
         # Removals are spelled out file by file: exactly the touched partitions.
         return Plan(
-            actions=[*_added(files), *_removed(handle, replace)],
+            actions=[*_added(files), *_removed(table, handle, replace)],
             transactions=[] if transaction is None else [transaction],
             notes=notes or {},
         )
@@ -190,9 +189,7 @@ def _check(
     paths = [file.path for file in files]
     if len(set(paths)) != len(paths):
         raise CommitRefusedError(f"table {table.name}", "a file is listed twice", remedy)
-    for file in files:
-        full = Path(table.root) / file.path
-        size = full.stat().st_size if full.is_file() else None
+    for file, size in zip(files, table.folder.sizes(paths), strict=True):
         if size != file.bytes:
             problem = "is gone" if size is None else f"has {size} bytes, not {file.bytes}"
             raise CommitRefusedError(f"table {table.name}, file {file.path}", problem, remedy)
@@ -210,13 +207,13 @@ def _added(files: Sequence[DataFile]) -> list[AddAction]:
 
 
 def _removed(
-    handle: DeltaTable, replace: Collection[Partition] | Literal["all"] | None
+    table: Table, handle: DeltaTable, replace: Collection[Partition] | Literal["all"] | None
 ) -> list[RemoveAction]:
     if not replace:
         return []
     return [
         remove_action(file)
-        for file in Snapshot.of("", "", handle).files
+        for file in Snapshot.of(table.name, table.folder, handle).files
         if replace == "all" or tuple(file.partition.values()) in replace
     ]
 

@@ -16,7 +16,7 @@ import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline.stream import stores
+from pipeline.stores import reading as stores
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
 _STATUS = {"SlowDown": 503, "TooManyRequests": 429, "AccessDenied": 403}
