@@ -5,6 +5,9 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import socket
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -151,3 +154,32 @@ def running_proxy(port: int) -> Iterator[FaultyProxy]:
     proxy.shutdown()
     proxy.server_close()
     thread.join()
+
+
+@contextmanager
+def running_store() -> Iterator[int]:
+    """Runs a local S3 server as a process of its own; its port.
+
+    delta-rs asks while it holds the interpreter's lock: a server in this process could not answer.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = int(free.getsockname()[1])
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        # It says so when it serves.
+        for line in process.stderr or ():
+            if "Running on" in line:
+                break
+        drain = threading.Thread(target=lambda: list(process.stderr or ()), name="drain")
+        drain.start()
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+        drain.join()
+        if process.stderr is not None:
+            process.stderr.close()
