@@ -35,7 +35,7 @@ from pipeline.lake import (
     sweep,
 )
 from pipeline.lake.transaction import add_action
-from tests.s3_server import give_credentials, new_bucket, running_proxy, running_store
+from tests.s3_server import StoreProcess, give_credentials, new_bucket, running_store
 
 STORED = pa.schema([("id", pa.int64()), ("name", pa.string())])
 SCHEMA = pa.schema([*STORED, ("p", pa.string())])
@@ -50,14 +50,20 @@ def credentials() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[int]:
-    with running_store() as port:
-        yield port
+def shared_store() -> Iterator[StoreProcess]:
+    with running_store() as process:
+        yield process
 
 
 @pytest.fixture
-def bucket(store: int, request: pytest.FixtureRequest) -> pafs.FileSystem:
-    return new_bucket(store, bucket_name(request))
+def store(shared_store: StoreProcess) -> StoreProcess:
+    shared_store.reset()
+    return shared_store
+
+
+@pytest.fixture
+def bucket(store: StoreProcess, request: pytest.FixtureRequest) -> pafs.FileSystem:
+    return new_bucket(store.port, bucket_name(request))
 
 
 def bucket_name(request: pytest.FixtureRequest) -> str:
@@ -69,9 +75,9 @@ def storage(port: int) -> Storage:
 
 
 @pytest.fixture
-def lake(store: int, bucket: pafs.FileSystem, request: pytest.FixtureRequest) -> Lake:
+def lake(store: StoreProcess, bucket: pafs.FileSystem, request: pytest.FixtureRequest) -> Lake:
     del bucket
-    return Lake(f"s3a://{bucket_name(request)}/some/lake", storage(store))
+    return Lake(f"s3a://{bucket_name(request)}/some/lake", storage(store.port))
 
 
 @pytest.fixture
@@ -240,16 +246,17 @@ def test_work_lies_on_a_disk_and_is_the_lakes_own(tmp_path: Path) -> None:
     assert all(tmp_path in place.parents for place in places)
 
 
-def test_a_lake_that_cannot_be_written_is_told_in_one_error(store: int, lake: Lake) -> None:
+def test_a_lake_that_cannot_be_written_is_told_in_one_error(
+    store: StoreProcess, lake: Lake
+) -> None:
     lake.require_writable()
     assert lake.folder.entries() == []
     with pytest.raises(LakeNotWritableError, match="there is no such bucket"):
-        Lake("s3://nowhere/lake", storage(store)).require_writable()
-    with running_proxy(store) as proxy:
-        proxy.fail("AccessDenied", 99, "POST")
-        proxy.fail("AccessDenied", 99, "PUT")
-        with pytest.raises(LakeNotWritableError, match="does not let us in") as refused:
-            Lake(lake.root, storage(proxy.port)).require_writable()
+        Lake("s3://nowhere/lake", storage(store.port)).require_writable()
+    store.fail("AccessDenied", 99, "POST")
+    store.fail("AccessDenied", 99, "PUT")
+    with pytest.raises(LakeNotWritableError, match="does not let us in") as refused:
+        Lake(lake.root, storage(store.proxy_port)).require_writable()
     assert "credentials in the environment" in refused.value.remedy
     assert SECRET not in str(refused.value)
     with pytest.raises(LakeNotWritableError, match="does not answer as it should"):
@@ -257,22 +264,36 @@ def test_a_lake_that_cannot_be_written_is_told_in_one_error(store: int, lake: La
 
 
 def test_a_store_that_fails_in_the_midst_is_one_error_without_a_secret(
-    store: int, lake: Lake, table: Table
+    store: StoreProcess, lake: Lake, table: Table
 ) -> None:
     add(table, range(5))
-    with running_proxy(store) as proxy:
-        there = Lake(lake.root, storage(proxy.port)).table("deep/t")
-        assert held(there) == expected(a=range(5))
-        proxy.fail("AccessDenied", 10_000)
-        with pytest.raises(LakeError, match="does not let us in") as refused:
-            there.open()
+    there = Lake(lake.root, storage(store.proxy_port)).table("deep/t")
+    assert held(there) == expected(a=range(5))
+    store.fail("AccessDenied", 10_000)
+    with pytest.raises(LakeError, match="does not let us in") as refused:
+        there.open()
     assert SECRET not in str(refused.value)
 
 
-def test_what_fails_in_passing_is_tried_again(store: int, lake: Lake, table: Table) -> None:
-    with running_proxy(store) as proxy:
-        there = Lake(lake.root, storage(proxy.port)).table("deep/t")
-        for method in ("PUT", "POST", "GET", "HEAD"):
-            proxy.fail("SlowDown", 2, method)
-        add(there, range(5))
+def test_a_commit_whose_answer_is_lost_is_known_as_ones_own(
+    store: StoreProcess, lake: Lake, table: Table
+) -> None:
+    with table.attempt() as attempt:
+        files = attempt.write_arrow(rows(range(5)), {"p": "a"})
+        there = Lake(lake.root, storage(store.proxy_port)).table("deep/t")
+        store.fail("lost", 1, "PUT")
+        # Taken for another writer's, its files would be removed.
+        done = commit(there, files, attempt=attempt, transaction=Transaction("job", 1))
+        assert store.requests().count("PUT") == 2
+    assert (done.landed, done.version) == (True, 1)
+    assert held(table) == expected(a=range(5))
+
+
+def test_what_fails_in_passing_is_tried_again(
+    store: StoreProcess, lake: Lake, table: Table
+) -> None:
+    there = Lake(lake.root, storage(store.proxy_port)).table("deep/t")
+    for method in ("PUT", "POST", "GET", "HEAD"):
+        store.fail("SlowDown", 2, method)
+    add(there, range(5))
     assert held(table) == expected(a=range(5))
