@@ -648,11 +648,13 @@ class Pipeline(Settings):
             for name in ("endpoint", "region"):
                 if getattr(self.storage, name) is not None:
                     raise ValueError(f"storage.{name} says nothing to {address.scheme}://")
-        if "://" in self.source.path:
-            raise ValueError(
-                "source.path: raw files are read from folders only; give a path that driver and "
-                "executors have"
-            )
+        joins = {f"clean.joins.{name}.path": join.path for name, join in self.clean.joins.items()}
+        for setting, path in {"source.path": self.source.path, **joins}.items():
+            if "://" in path:
+                raise ValueError(
+                    f"{setting} is {path}: raw files are read from folders only; give a path that "
+                    "driver and executors have"
+                )
         return self
 
     @model_validator(mode="after")
