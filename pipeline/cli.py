@@ -24,6 +24,7 @@ from pipeline.operate.walk import STAGES, Asked, walk
 from pipeline.outcome import Outcome
 from pipeline.scoring.periods import Span
 from pipeline.session import spark_session
+from pipeline.training.tracking import tracking_uri
 
 EXIT_FAULT = 1
 LOG_COLUMNS = 120
@@ -61,12 +62,13 @@ def _lake_command(command: Callable[..., None]) -> Callable[..., None]:
         envvar="LAKESTORM_LAKE",
         show_default=True,
         show_envvar=True,
-        help="Folder of the lake.",
+        help="Folder of the lake, its URI, or the pipeline's YAML.",
     )
     @wraps(command)
-    def wrapped(**options: Any) -> None:
+    def wrapped(lake: str, **options: Any) -> None:
         with _errors_in_one_line():
-            command(**options)
+            described = lake.endswith((".yaml", ".yml"))
+            command(lake=Lake.of(load_pipeline(lake)) if described else Lake(lake), **options)
 
     return wrapped
 
@@ -90,15 +92,17 @@ def _run_stages(
     asked: Asked,
 ) -> None:
     pipeline = load_pipeline(pipeline_yaml, overrides)
-    lake = Lake(pipeline.lake)
+    lake = Lake.of(pipeline)
     # Before Spark starts: a lake that cannot be written is told at once.
     lake.require_writable()
+    if asked.incremental or {"train", "score", "report"} & set(stages):
+        tracking_uri(lake.root)  # raises where there is no place for models
     # With --json, standard output is the machine's: people read standard error.
     console = _console(stderr=as_json)
     console.print(
         f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}", soft_wrap=True
     )
-    spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master)
+    spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master, lake.hadoop)
     try:
         outcomes: list[Outcome] = []
         for outcome in walk(spark, pipeline, lake, stages, asked):
@@ -214,9 +218,9 @@ def schedule(once: str | None, **options: Any) -> None:
     pipeline = load_pipeline(path, overrides)
     command = lakestorm_run(path, overrides, options["master"])
     if once is None:
-        serve(pipeline, Lake(pipeline.lake), command)
+        serve(pipeline, Lake.of(pipeline), command)
         return
-    ran = run_once(pipeline, Lake(pipeline.lake), command, once)
+    ran = run_once(pipeline, Lake.of(pipeline), command, once)
     if options["as_json"]:
         click.echo(json.dumps(ran.facts()))
 
@@ -260,11 +264,11 @@ def _log_to_stderr() -> None:
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(min=1))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
 @_lake_command
-def runs(lake: str, limit: int, as_json: bool) -> None:
+def runs(lake: Lake, limit: int, as_json: bool) -> None:
     """List what schedules ran, the newest first: outcome, rows, versions."""
     from pipeline.operate.runs import listed, newest_runs, runs_grid
 
-    found = newest_runs(Lake(lake), limit)
+    found = newest_runs(lake, limit)
     if as_json:
         click.echo(json.dumps({"runs": listed(found)}))
         return
@@ -272,7 +276,7 @@ def runs(lake: str, limit: int, as_json: bool) -> None:
     if found:
         console.print(runs_grid(found))
     else:
-        console.print(f"Nothing was run by a schedule on {Lake(lake).root}.", soft_wrap=True)
+        console.print(f"Nothing was run by a schedule on {lake.root}.", soft_wrap=True)
 
 
 @main.command()
@@ -286,7 +290,7 @@ def drift(pipeline_yaml: str, overrides: Sequence[str], limit: int, as_json: boo
     from pipeline.scoring.drift_table import newest
 
     with _errors_in_one_line():
-        lake = Lake(load_pipeline(pipeline_yaml, overrides).lake)
+        lake = Lake.of(load_pipeline(pipeline_yaml, overrides))
         found = newest(lake, limit)
     if as_json:
         click.echo(json.dumps({"drift": listed(found)}))
@@ -301,11 +305,11 @@ def drift(pipeline_yaml: str, overrides: Sequence[str], limit: int, as_json: boo
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
 @_lake_command
-def models(lake: str, as_json: bool) -> None:
+def models(lake: Lake, as_json: bool) -> None:
     """List the registered models: versions, metrics and aliases."""
     from pipeline.operate.models import listed, model_grid
 
-    found = listed(Lake(lake))
+    found = listed(lake)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -313,18 +317,18 @@ def models(lake: str, as_json: bool) -> None:
     for name, versions in found.items():
         console.print(model_grid(name, versions))
     if not found:
-        console.print(f"No model is registered in {Lake(lake).root}.", soft_wrap=True)
+        console.print(f"No model is registered in {lake.root}.", soft_wrap=True)
 
 
 @main.command()
 @click.argument("name")
 @click.argument("version", type=int)
 @_lake_command
-def promote(name: str, version: int, lake: str) -> None:
+def promote(name: str, version: int, lake: Lake) -> None:
     """Make a version of a model its champion, whatever its metrics."""
     from pipeline.training.registry import Registry
 
-    before = Registry(Lake(lake), name).promote(version)
+    before = Registry(lake, name).promote(version)
     was = "there was no other" if before is None else f"it was version {before}"
     click.echo(f"champion of {name} is version {version}; {was}")
 
@@ -335,11 +339,11 @@ def promote(name: str, version: int, lake: str) -> None:
 @click.option("--force", is_flag=True, help="Allow a retention under an hour: nothing may run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
 @_lake_command
-def maintain(lake: str, retention_hours: int, target_mb: int, force: bool, as_json: bool) -> None:
+def maintain(lake: Lake, retention_hours: int, target_mb: int, force: bool, as_json: bool) -> None:
     """Merge small files; delete orphans and old versions no model was trained on."""
     from pipeline.operate import maintain as upkeep
 
-    done = upkeep.maintain(Lake(lake), retention_hours, target_bytes=target_mb * 2**20, force=force)
+    done = upkeep.maintain(lake, retention_hours, target_bytes=target_mb * 2**20, force=force)
     for each in done:
         if not as_json:
             click.echo(upkeep.line(each))
@@ -351,8 +355,8 @@ def maintain(lake: str, retention_hours: int, target_mb: int, force: bool, as_js
 @click.argument("table")
 @click.argument("version", type=click.IntRange(0))
 @_lake_command
-def restore(table: str, version: int, lake: str) -> None:
+def restore(table: str, version: int, lake: Lake) -> None:
     """Take a table back to one of its versions; later runs of its stage see that."""
     from pipeline.operate.maintain import take_back
 
-    click.echo(take_back(Lake(lake), table, version))
+    click.echo(take_back(lake, table, version))

@@ -27,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipeline.address import address_of
 from pipeline.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
@@ -564,13 +565,61 @@ class Schedule(Settings):
         return name
 
 
+# In the names of settings; what they would hold is read from the environment.
+_SECRET = re.compile("key|secret|token|passw|credential|sas", re.IGNORECASE)
+
+
+class Storage(Settings):
+    """How a lake in an object store is reached, by Spark, delta-rs and Arrow alike.
+
+    Says nothing of a lake that is a folder. Credentials come from the environment or from the
+    machine's role, see docs/deploy.md.
+    """
+
+    endpoint: str | None = Field(default=None, pattern=r"^https?://[^/?#]+/?$")
+    """`http://host:port` of a store that speaks S3 and is not Amazon's; buckets are then part of
+    the path. By default `AWS_ENDPOINT_URL`, or Amazon."""
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
+    """Of the bucket, on S3. By default `AWS_REGION`."""
+    jars: tuple[Annotated[str, Field(pattern=r"^\S+$")], ...] | None = None
+    """What Spark needs for the store: Maven coordinates, or paths of jars. By default the
+    coordinates that fit Spark's Hadoop; an empty list where Spark has them already."""
+    work: str | None = Field(default=None, min_length=1)
+    """Folder, on a disk, for what no object store can hold: checkpoints and locks. A training on
+    several machines needs it at the same path on all of them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secret_is_here(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        # Not by a ValueError: Pydantic's own text would show the value.
+        for name in given:
+            if name not in cls.model_fields and _SECRET.search(str(name)):
+                raise ConfigError(
+                    f"storage.{name}",
+                    "a secret does not belong into this file",
+                    "Take it out, and set the environment's variables: docs/deploy.md.",
+                )
+        if "@" in str(given.get("endpoint") or ""):
+            raise ConfigError(
+                "storage.endpoint",
+                "holds a user or a password",
+                "Write http://host:port; credentials come from the environment: docs/deploy.md.",
+            )
+        return given
+
+
 class Pipeline(Settings):
     """One pipeline, from raw files to predictions."""
 
     name: Name
     """Also the name of the registered model."""
     lake: str = Field(min_length=1)
-    """Folder of the tables; relative paths start at the working directory."""
+    """Folder of the tables; relative paths start at the working directory. Or a folder in an object
+    store: `s3://bucket/folder`, `abfss://container@account.dfs.core.windows.net/folder`,
+    `gs://bucket/folder`."""
+    storage: Storage = Storage()
     seed: int = Field(default=0, ge=0, lt=2**31)
     source: Source
     clean: Clean
@@ -578,6 +627,35 @@ class Pipeline(Settings):
     train: Train = Train()
     score: Score = Score()
     schedule: Schedule | None = None
+
+    @field_validator("lake")
+    @classmethod
+    def _lake_has_an_address(cls, lake: str) -> str:
+        address_of(lake)
+        return lake
+
+    @model_validator(mode="after")
+    def _storage_fits_the_lake(self) -> Self:
+        address = address_of(self.lake)
+        if address is None:
+            return self
+        if self.storage.work is None:
+            raise ValueError(
+                "storage.work is missing: a lake in an object store needs a folder on a disk, for "
+                "checkpoints and locks"
+            )
+        if address.scheme != "s3":
+            for name in ("endpoint", "region"):
+                if getattr(self.storage, name) is not None:
+                    raise ValueError(f"storage.{name} says nothing to {address.scheme}://")
+        joins = {f"clean.joins.{name}.path": join.path for name, join in self.clean.joins.items()}
+        for setting, path in {"source.path": self.source.path, **joins}.items():
+            if "://" in path:
+                raise ValueError(
+                    f"{setting} is {path}: raw files are read from folders only; give a path that "
+                    "driver and executors have"
+                )
+        return self
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:

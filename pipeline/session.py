@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from pipeline.errors import EnvironmentFault
+from pipeline.stores.settings import REDACTED, Hadoop
 
 OLDEST_JAVA = 17
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -33,6 +35,8 @@ SETTINGS = {
     "spark.sql.legacy.parquet.nanosAsLong": "true",
     # A table's folder holds its log and its data files, no markers.
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+    # Pages and logs show settings; these they show blank.
+    "spark.redaction.regex": REDACTED,
 }
 
 # For a driver that is not started by spark-submit.
@@ -53,20 +57,22 @@ LOCAL_SETTINGS = {
 }
 
 
-def spark_session(app: str, master: str | None = None) -> SparkSession:
+def spark_session(app: str, master: str | None = None, store: Hadoop | None = None) -> SparkSession:
     """The session of this process.
 
     Args:
         app: Name shown in Spark's pages and logs.
         master: Such as `spark://host:7077`; by default what spark-submit was given, or `local[*]`.
+        store: What a lake in an object store needs.
 
     Raises:
-        EnvironmentFault: There is no Java 17 or newer, or Spark did not start.
+        EnvironmentFault: There is no Java 17 or newer, Spark did not start, or it has no class for
+            the store.
     """
     _find_java()
     # Executors on this machine run what the driver runs; a cluster's image says otherwise.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    settings = dict(SETTINGS)
+    settings = SETTINGS | _of_store(store)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit
         settings |= _of_driver(master or "local[*]")
     builder = SparkSession.builder.appName(app)
@@ -77,10 +83,44 @@ def spark_session(app: str, master: str | None = None) -> SparkSession:
     for logger in ("SQLQueryContextLogger", "DataFrameQueryContextLogger", "py4j.clientserver"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
-        return builder.getOrCreate()
+        spark = builder.getOrCreate()
     except (PySparkException, RuntimeError, OSError) as error:
+        hint = "check Java and memory"
+        if store is not None and store.packages:
+            hint += f", and that Maven gives {', '.join(store.packages)}: `storage.jars`"
         raise EnvironmentFault(
-            "Spark", f"did not start: {error}", "See its messages above; check Java and memory."
+            "Spark", f"did not start: {error}", f"See its messages above; {hint}."
+        ) from error
+    if store is not None:
+        _require_class(spark, store)
+    return spark
+
+
+def _of_store(store: Hadoop | None) -> dict[str, str]:
+    if store is None:
+        return {}
+    jars = {
+        # A session that spark-submit started has its class path already.
+        "spark.jars.packages": ",".join(store.packages),
+        "spark.jars": ",".join(store.jars),
+    }
+    return dict(store.settings) | {name: value for name, value in jars.items() if value}
+
+
+def _require_class(spark: SparkSession, store: Hadoop) -> None:
+    """Spark would find out in the midst of a stage, and say it in a hundred lines."""
+    jvm = spark._jvm  # noqa: SLF001
+    try:
+        # As Hadoop looks it up, where jars that came with the job are seen, too.
+        jvm.org.apache.hadoop.conf.Configuration().getClassByName(store.filesystem)  # type: ignore[union-attr]
+    except Py4JJavaError as error:
+        spark.stop()
+        wanted = ", ".join((*store.packages, *store.jars)) or "the store's connector"
+        raise EnvironmentFault(
+            "Spark",
+            f"has no {store.filesystem}, so it cannot reach the lake's store",
+            f"Give spark-submit --packages or --jars with {wanted}, or put the jar into the image: "
+            "docs/deploy.md.",
         ) from error
 
 

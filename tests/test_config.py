@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,63 @@ def test_a_wrong_setting_is_named_with_value_and_remedy(
     assert where in caught.value.where
     assert told in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+REMOTE = (
+    "lake=s3://bucket/lake",
+    "storage.work=work",
+    "source.path=raw/flights",
+    "clean.joins.weather.path=raw/weather",
+    "clean.joins.planes.path=raw/planes",
+)
+
+
+def test_a_lake_may_be_in_a_store() -> None:
+    pipeline = load_pipeline(FLIGHTS, [*REMOTE, "storage.endpoint=http://127.0.0.1:9000"])
+    assert pipeline.lake == "s3://bucket/lake"
+    assert pipeline.storage.endpoint == "http://127.0.0.1:9000"
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "told"),
+    [
+        ("lake=ftp://host/lake", "lake", "in no store that is known: ftp://"),
+        ("lake=s3://", "lake", "names no bucket"),
+        ("lake=s3:///lake", "lake", "names no bucket"),
+        ("lake=s3://bucket/a b", "lake", "stores spell differently"),
+        ("lake=s3://bucket/lake?endpoint_override=x", "lake", "stores spell differently"),
+        ("lake=abfss://container/lake", "lake", "names no container and account"),
+        ("storage.work=null", "flights.yaml", "storage.work is missing"),
+        ("storage.endpoint=minio:9000", "storage.endpoint", "minio:9000"),
+        ("storage.endpiont=http://x", "storage.endpiont", "Did you mean endpoint?"),
+        ("source.path=s3://bucket/raw", "flights.yaml", "source.path is s3://bucket/raw"),
+        ("lake=gs://bucket/lake", "flights.yaml", "storage.region says nothing to gs://"),
+    ],
+)
+def test_a_wrong_place_in_a_store_is_named(override: str, where: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(FLIGHTS, [*REMOTE, "storage.region=eu-west-1", override])
+    assert where in caught.value.where
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "storage.secret_key=hunter2",
+        "storage.aws_access_key_id=hunter2",
+        "storage.sas_token=hunter2",
+        "storage.endpoint=http://me:hunter2@minio:9000",
+        "lake=s3://me:hunter2@bucket/lake",
+        "lake=abfss://me:hunter2@account.dfs.core.windows.net/lake",
+    ],
+)
+def test_a_secret_of_a_store_is_refused_and_not_shown(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_pipeline(FLIGHTS, [*REMOTE, override])
+    assert "environment" in caught.value.remedy
+    told = "".join(traceback.format_exception(caught.value))
+    assert "hunter2" not in told
 
 
 def test_a_job_named_after_a_stage_runs_it() -> None:

@@ -96,7 +96,7 @@ def clean_increment(
     started = time.monotonic()
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
-    folder = Path(lake.root) / "ingest" / pipeline.name
+    folder = lake.work("ingest", pipeline.name)
     other = CommitConflictError(
         "stage clean",
         "another run is cleaning the new files at this moment; nothing was done here",
@@ -178,9 +178,13 @@ class _Increment:
         """
         clean = self._tables["clean"]
         writer = clean.last_note(WRITER)
-        if writer is None or self._rebuild:
+        if self._rebuild:
             return
         remedy = "Run `lakestorm clean --incremental --rebuild`: it reads all files once more."
+        if writer is None:
+            if _last_batch(self._checkpoint) >= 0:
+                raise LakeError("table clean", "is not there, but files were read for it", remedy)
+            return
         if not self._checkpoint.exists() or writer != self._app:
             raise LakeError(
                 "table clean",

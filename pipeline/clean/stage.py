@@ -106,7 +106,7 @@ def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
         nycflights13.lay_out(Path(source.path))
     if source.format != "idx":
         return pipeline
-    folder = idx.lay_out(Path(source.path), Path(lake.root) / "raw" / pipeline.name)
+    folder = idx.lay_out(Path(source.path), lake.work("raw", pipeline.name))
     parquet = source.model_copy(update={"path": str(folder), "format": "parquet"})
     return pipeline.model_copy(update={"source": parquet})
 

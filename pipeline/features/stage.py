@@ -64,7 +64,7 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     settings = pipeline.features.model_dump(mode="json", exclude={"rows_per_row_group"})
     # Upkeep moves rows to other files: that is no reason for another fit.
     version = data_version(lake.table("clean"), clean.version)
-    run = fingerprint(clean_version=version, clean=clean.root, settings=settings)
+    run = fingerprint(clean_version=version, clean=clean.folder.root, settings=settings)
     spec = fitted_spec(lake, pipeline.name, run)
     if spec is None:
         rows = prepared(clean.dataframe(spark), pipeline.features)

@@ -18,7 +18,13 @@ from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Between, Snapshot
 from pipeline.lake.sweeping import sweep
 from pipeline.lake.table import Table
-from pipeline.lake.transaction import Committed, Since, Transaction, commit
+from pipeline.lake.transaction import (
+    Committed,
+    Since,
+    Transaction,
+    commit,
+    refuses_second_commit,
+)
 
 __all__ = [
     "COUNTS",
@@ -45,6 +51,7 @@ __all__ = [
     "data_file",
     "data_version",
     "fingerprint",
+    "refuses_second_commit",
     "restore",
     "sweep",
 ]

@@ -6,11 +6,10 @@ a folder of its own for every attempt makes that impossible.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -22,8 +21,9 @@ from pyspark.sql import DataFrame
 
 from pipeline.errors import LakeError, LakestormError
 from pipeline.lake.faults import unreadable_file
-from pipeline.lake.files import DataFile, data_file, partition_folder
+from pipeline.lake.files import DataFile, data_file, is_data, partition_folder
 from pipeline.lake.schema import from_spark, require_same, without
+from pipeline.stores.folder import Folder
 
 FOOTER_THREADS = 8
 
@@ -32,13 +32,17 @@ class Attempt:
     """A context: on an error its folder is removed; on success its files await the commit.
 
     Args:
-        table_root: Folder of the table.
+        name: The table's, for messages.
+        table: Its folder.
         schema: The table's schema, partition columns included.
         partition_by: The table's partition columns.
     """
 
-    def __init__(self, table_root: str, schema: pa.Schema, partition_by: tuple[str, ...]) -> None:
-        self.table_root = table_root
+    def __init__(
+        self, name: str, table: Folder, schema: pa.Schema, partition_by: tuple[str, ...]
+    ) -> None:
+        self.name = name
+        self.table = table
         self.schema = schema
         self.partition_by = partition_by
         self.folder = uuid.uuid4().hex
@@ -62,7 +66,8 @@ class Attempt:
 
     def discard(self) -> None:
         """Removes the folder, when its files are not to be committed."""
-        shutil.rmtree(Path(self.table_root) / self.folder, ignore_errors=True)
+        with suppress(LakeError):  # what is left is nobody's; vacuum takes it
+            self.table.remove(self.folder)
 
     def write(self, frame: DataFrame, options: Mapping[str, str] | None = None) -> list[DataFile]:
         """Writes a Spark frame as Parquet, one folder a partition.
@@ -78,14 +83,14 @@ class Attempt:
             SchemaError: The frame's columns are not the table's.
             LakeError: Spark could not write; the cause is attached.
         """
-        require_same(from_spark(frame.schema), self.schema, f"table {Path(self.table_root).name}")
+        require_same(from_spark(frame.schema), self.schema, f"table {self.name}")
         writer = frame.write.options(**(options or {}))
         if self.partition_by:
             writer = writer.partitionBy(*self.partition_by)
         try:
-            writer.parquet(f"{self.table_root}/{self.folder}")
+            writer.parquet(self.table.spark_path(self.folder))
         except (PySparkException, Py4JJavaError) as error:
-            raise _translated(error, Path(self.table_root).name) from error
+            raise _translated(error, self.name) from error
         return self.files()
 
     def write_arrow(
@@ -101,23 +106,22 @@ class Attempt:
             SchemaError: The columns are not the table's.
         """
         stored = without(self.schema, self.partition_by)
-        require_same(rows.schema, stored, f"table {Path(self.table_root).name}")
-        folder = Path(self.table_root) / self.folder / partition_folder(partition or {})
-        folder.mkdir(parents=True)
-        pq.write_table(rows, folder / "part-00000.parquet")
+        require_same(rows.schema, stored, f"table {self.name}")
+        folder = f"{self.folder}/{partition_folder(partition or {})}".rstrip("/")
+        with self.table.create(f"{folder}/part-00000.parquet") as file:
+            pq.write_table(rows, file)
         return self.files()
 
     def files(self) -> list[DataFile]:
         """All Parquet files with rows in this attempt's folder, by path."""
-        root = Path(self.table_root)
         paths = sorted(
-            path.relative_to(root).as_posix()
-            for path in (root / self.folder).rglob("*.parquet")
-            if not any(part.startswith(("_", ".")) for part in path.relative_to(root).parts)
+            f"{self.folder}/{entry.path}"
+            for entry in self.table.below(self.folder).entries()
+            if is_data(entry)
         )
         with ThreadPoolExecutor(FOOTER_THREADS) as threads:
             found = threads.map(
-                lambda path: data_file(self.table_root, path, self.schema, self.partition_by),
+                lambda path: data_file(self.table, path, self.schema, self.partition_by),
                 paths,
             )
         return [file for file in found if file.rows]

@@ -16,7 +16,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote
 
@@ -125,7 +124,7 @@ class _Replay:
 
     def __init__(self, table: Table, handle: DeltaTable) -> None:
         self.table = table
-        self.start = Snapshot.of(table.name, table.root, handle)
+        self.start = Snapshot.of(table.name, table.folder, handle)
         self.schema = handle.schema()
         self.protocol = handle.protocol()
         self.known = {file.path: file for file in self.start.files}
@@ -218,7 +217,7 @@ class _Replay:
 
     def _fails(self, path: str, count: int) -> bool:
         """Whether a file to be added cannot be, or one counts more than once."""
-        gone = count > 0 and not (Path(self.table.root) / path).is_file()
+        gone = count > 0 and self.table.folder.sizes([path]) == [None]
         return gone or abs(count) > 1
 
 
@@ -228,9 +227,9 @@ def _place(file: DataFile) -> Partition:
 
 def _actions(table: Table, version: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """Kind and content of each action of a commit."""
-    path = Path(table.root) / "_delta_log" / f"{version:020d}.json"
     try:
-        lines = path.read_text().splitlines()
+        with table.folder.open(f"_delta_log/{version:020d}.json") as log:
+            lines = log.read().decode().splitlines()
     except FileNotFoundError as error:  # cleaned up after a checkpoint
         raise _UnclearError from error
     for line in lines:

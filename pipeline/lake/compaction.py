@@ -10,8 +10,8 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -69,7 +69,7 @@ def compact(table: Table, target_bytes: int = TARGET_BYTES) -> Compacted:
     """
     handle = table.open()
     times = commit_times(handle)
-    bins = _bins(Snapshot.of(table.name, table.root, handle).files, times, target_bytes)
+    bins = _bins(Snapshot.of(table.name, table.folder, handle).files, times, target_bytes)
     if not bins:
         return Compacted(0, 0)
     noted = table.last_note(ROWS_PER_ROW_GROUP)
@@ -79,14 +79,13 @@ def compact(table: Table, target_bytes: int = TARGET_BYTES) -> Compacted:
         for number, old in enumerate(bins):
             folder = f"{attempt.folder}/{partition_folder(old[0].partition)}".rstrip("/")
             path = f"{folder}/merged-{number:05d}.parquet"
-            (Path(table.root) / folder).mkdir(parents=True, exist_ok=True)
             _merge(attempt, old, path, rows_per_row_group)
-            new = data_file(table.root, path, attempt.schema, attempt.partition_by)
+            new = data_file(table.folder, path, attempt.schema, attempt.partition_by)
             merges.append(_Merge(old, new, max(times[file.path] for file in old)))
         landed = _swap(table, merges, attempt)
         for merge in merges:
             if merge not in landed:
-                (Path(table.root) / merge.new.path).unlink()
+                table.folder.remove(merge.new.path)
     return Compacted(sum(len(merge.old) for merge in landed), len(landed))
 
 
@@ -114,14 +113,16 @@ def _bins(
 
 
 def _merge(attempt: Attempt, old: Sequence[DataFile], path: str, rows_per_row_group: int) -> None:
-    root = attempt.table_root
+    table = attempt.table
     for file in old:  # checks that they hold what the table promises
-        data_file(root, file.path, attempt.schema, attempt.partition_by)
-    uris = [f"{root}/{file.path}" for file in old]
-    footers = [pq.read_metadata(uri) for uri in uris]
-    stored = _stored_schema(without(attempt.schema, attempt.partition_by), footers)
-    with pq.ParquetWriter(f"{root}/{path}", stored, **_layout(footers)) as out:
-        for rows in _row_groups(uris, stored, rows_per_row_group):
+        data_file(table, file.path, attempt.schema, attempt.partition_by)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(table.open(file.path)) for file in old]
+        footers = [pq.read_metadata(file) for file in opened]
+        stored = _stored_schema(without(attempt.schema, attempt.partition_by), footers)
+        file = stack.enter_context(table.create(path))
+        out = stack.enter_context(pq.ParquetWriter(file, stored, **_layout(footers)))
+        for rows in _row_groups(opened, stored, rows_per_row_group):
             out.write_table(rows, row_group_size=rows_per_row_group)
 
 
@@ -154,17 +155,16 @@ def _layout(footers: Sequence[pq.FileMetaData]) -> dict[str, Any]:
     }
 
 
-def _row_groups(uris: Sequence[str], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+def _row_groups(files: Sequence[pa.NativeFile], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
     """The rows of all files one after the other, cut into tables of so many rows."""
     waiting = schema.empty_table()
-    for uri in uris:
-        with pq.ParquetFile(uri) as file:
-            for batch in file.iter_batches(rows):
-                read = pa.Table.from_batches([batch]).cast(schema)
-                waiting = pa.concat_tables([waiting, read])
-                while waiting.num_rows >= rows:
-                    yield waiting.slice(0, rows)
-                    waiting = waiting.slice(rows)
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(rows):
+            read = pa.Table.from_batches([batch]).cast(schema)
+            waiting = pa.concat_tables([waiting, read])
+            while waiting.num_rows >= rows:
+                yield waiting.slice(0, rows)
+                waiting = waiting.slice(rows)
     if waiting.num_rows:
         yield waiting
 
@@ -174,7 +174,7 @@ def _swap(table: Table, merges: Sequence[_Merge], attempt: Attempt) -> list[_Mer
     landed: list[_Merge] = []
 
     def plan(handle: DeltaTable) -> Plan | None:
-        live = {file.path for file in Snapshot.of(table.name, table.root, handle).files}
+        live = {file.path for file in Snapshot.of(table.name, table.folder, handle).files}
         landed[:] = [each for each in merges if all(file.path in live for file in each.old)]
         actions: list[AddAction | RemoveAction] = [
             *(add_action(m.new, m.milliseconds, data_change=False) for m in landed),

@@ -7,7 +7,9 @@ from urllib.parse import unquote
 
 from pipeline.errors import SourceError
 
-_FAILED_READ = re.compile(r"\[FAILED_READ_FILE\S*\][^\n]*?file:/*(/\S+?)\.?(?:\s|$)")
+_FAILED_READ = re.compile(
+    r"\[FAILED_READ_FILE\S*\][^\n]*?(?:file:/*(/\S+?)|((?:s3a|abfss|gs)://\S+?))\.?(?:\s|$)"
+)
 
 
 def unreadable_file(error: Exception) -> SourceError | None:
@@ -16,7 +18,7 @@ def unreadable_file(error: Exception) -> SourceError | None:
     if named is None:
         return None
     return SourceError(
-        f"file {unquote(named[1])}",
+        f"file {unquote(named[1] or named[2])}",
         "is damaged: Spark could not read its rows",
         "Deliver it again, or remove it; nothing was committed.",
     )

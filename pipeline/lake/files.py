@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import CommitRefusedError
 from pipeline.lake.schema import require_same, without
 from pipeline.lake.statistics import delta_statistics
+from pipeline.stores.folder import Entry, Folder
 
 # Hive's spelling of a null partition value in a path; Spark, DuckDB and Polars read it so.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -33,12 +33,12 @@ class DataFile:
 
 
 def data_file(
-    table_root: str, path: str, schema: pa.Schema, partition_by: tuple[str, ...]
+    folder: Folder, path: str, schema: pa.Schema, partition_by: tuple[str, ...]
 ) -> DataFile:
     """Describes a file just written, and checks that it holds what the table promises.
 
     Args:
-        table_root: Folder of the table.
+        folder: The table's.
         path: The file's path relative to it.
         schema: The table's schema, partition columns included.
         partition_by: The table's partition columns.
@@ -48,9 +48,9 @@ def data_file(
         SchemaError: Its columns are not the table's.
     """
     where = f"file {path}"
-    full = Path(table_root) / path
     try:
-        footer = pq.read_metadata(full)
+        with folder.open(path) as file:
+            footer, size = pq.read_metadata(file), file.size()
     except (OSError, pa.ArrowException) as error:
         raise CommitRefusedError(
             where, f"cannot be read back: {error}", "Run the stage again; nothing was committed."
@@ -58,11 +58,17 @@ def data_file(
     require_same(footer.schema.to_arrow_schema(), without(schema, partition_by), where)
     return DataFile(
         path=path,
-        bytes=full.stat().st_size,
+        bytes=size,
         rows=footer.num_rows,
         partition=partition_of(path, partition_by),
         statistics=delta_statistics(footer),
     )
+
+
+def is_data(entry: Entry) -> bool:
+    """Whether it is a Parquet file that is finished, and none of Spark's own."""
+    hidden = any(part.startswith(("_", ".")) for part in entry.path.split("/"))
+    return entry.is_file and entry.path.endswith(".parquet") and not hidden
 
 
 def partition_of(path: str, partition_by: tuple[str, ...]) -> dict[str, str | None]:

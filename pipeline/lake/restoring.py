@@ -9,8 +9,6 @@ and notes the version, from which `Table.last_note` goes on reading.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
@@ -46,11 +44,11 @@ def restore(table: Table, version: int) -> Committed:
         CommitConflictError: Other writers were faster again and again.
     """
     then = table.open(version)
-    wanted = Snapshot.of(table.name, table.root, then)
+    wanted = Snapshot.of(table.name, table.folder, then)
     times = commit_times(then)
 
     def plan(handle: DeltaTable) -> Plan | None:
-        present = Snapshot.of(table.name, table.root, handle)
+        present = Snapshot.of(table.name, table.folder, handle)
         _require_same_layout(wanted, present)
         live = {file.path for file in present.files}
         kept = {file.path for file in wanted.files}
@@ -93,11 +91,12 @@ def _require_same_layout(wanted: Snapshot, present: Snapshot) -> None:
 
 def _described(wanted: Snapshot, files: list[DataFile]) -> list[DataFile]:
     """The files with their statistics; each must still be there."""
-    gone = [file for file in files if not (Path(wanted.root) / file.path).is_file()]
+    sizes = wanted.folder.sizes([file.path for file in files])
+    gone = [file for file, size in zip(files, sizes, strict=True) if size is None]
     if gone:
         raise TableNotFoundError(
             f"table {wanted.name}, version {wanted.version}",
             f"cannot be restored: {len(gone)} of its {len(wanted.files)} files were vacuumed",
             "Restore a later version, or run the stage that writes the table again.",
         )
-    return [data_file(wanted.root, f.path, wanted.schema, wanted.partition_by) for f in files]
+    return [data_file(wanted.folder, f.path, wanted.schema, wanted.partition_by) for f in files]

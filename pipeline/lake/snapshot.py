@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from pipeline.errors import LakeError
 from pipeline.lake.files import NULL_PARTITION, DataFile, partition_of
 from pipeline.lake.schema import from_delta, to_spark, without
+from pipeline.stores.folder import Folder
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Snapshot:
     """What a table holds at a version; it stays so until vacuum takes that version away."""
 
     name: str
-    root: str
+    folder: Folder
+    """The table's."""
     table_id: str
     """Delta's: another one for a table that was removed and made again."""
     version: int
@@ -45,12 +47,12 @@ class Snapshot:
     files: tuple[DataFile, ...]
 
     @classmethod
-    def of(cls, name: str, root: str, handle: DeltaTable) -> Snapshot:
+    def of(cls, name: str, folder: Folder, handle: DeltaTable) -> Snapshot:
         """The snapshot that a handle of delta-rs is at."""
         partition_by = tuple(handle.metadata().partition_columns)
         return cls(
             name=name,
-            root=root,
+            folder=folder,
             table_id=str(handle.metadata().id),
             version=handle.version(),
             schema=from_delta(handle.schema()),
@@ -68,8 +70,12 @@ class Snapshot:
         return replace(self, files=tuple(sorted(files, key=lambda file: file.path)))
 
     def uris(self) -> list[str]:
-        """Absolute paths of the files, sorted."""
-        return [f"{self.root}/{file.path}" for file in self.files]
+        """The files, sorted, as the stream takes them: absolute paths, or URIs."""
+        return [self.folder.uri(file.path) for file in self.files]
+
+    def is_whole(self) -> bool:
+        """Whether all files are still there."""
+        return None not in self.folder.sizes([file.path for file in self.files])
 
     def partitions(self, column: str) -> list[str | None]:
         """The values of a partition column, sorted, null last."""
@@ -125,25 +131,28 @@ class Snapshot:
         if not self.files:
             return spark.createDataFrame([], to_spark(self.schema))
         stored = to_spark(without(self.schema, self.partition_by))
-        frame = spark.read.schema(stored).parquet(*self.uris())
+        paths = [self.folder.spark_path(file.path) for file in self.files]
+        frame = spark.read.schema(stored).parquet(*paths)
         return frame.select(*(self._column(name) for name in self.schema.names))
 
     def arrow(self, columns: list[str]) -> pa.Table:
         """Some stored columns of all rows, in memory; for keys and scores, not for features."""
         stored = without(self.schema, self.partition_by)
         wanted = pa.schema([stored.field(name) for name in columns])
-        pieces = [
-            pq.ParquetFile(uri).read(columns=columns).select(columns).cast(wanted)
-            for uri in self.uris()
-        ]
+        pieces = [self.read(file, columns).cast(wanted) for file in self.files]
         return pa.concat_tables(pieces) if pieces else wanted.empty_table()
+
+    def read(self, file: DataFile, columns: list[str]) -> pa.Table:
+        """Some stored columns of one of the files, in this order."""
+        with self.folder.open(file.path) as opened:
+            return pq.ParquetFile(opened).read(columns=columns).select(columns)
 
     def head(self, rows: int) -> pa.Table:
         """The first rows of the last file, stored columns only, to show what a table is like."""
         if not self.files:
             return without(self.schema, self.partition_by).empty_table()
-        with pq.ParquetFile(self.uris()[-1]) as file:
-            return pa.Table.from_batches([next(file.iter_batches(rows))])
+        with self.folder.open(self.files[-1].path) as file:
+            return pa.Table.from_batches([next(pq.ParquetFile(file).iter_batches(rows))])
 
     def _column(self, name: str) -> Column:
         if name not in self.partition_by:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
+from pipeline.lake.files import is_data
 from pipeline.lake.table import Table
 
 _ATTEMPT = re.compile("[0-9a-f]{32}")
@@ -30,17 +29,15 @@ def sweep(table: Table, retention_hours: int, keep_versions: Sequence[int] = ())
     """
     deleted = table.vacuum(retention_hours, keep_versions)
     oldest = time.time() - retention_hours * _SECONDS_PER_HOUR
-    for folder in Path(table.root).iterdir():
-        if _ATTEMPT.fullmatch(folder.name) and not _in_use(folder, oldest):
-            shutil.rmtree(folder, ignore_errors=True)
+    for name in table.folder.subfolders():
+        if _ATTEMPT.fullmatch(name) and not _in_use(table, name, oldest):
+            table.folder.remove(name)
     return deleted
 
 
-def _in_use(folder: Path, oldest: float) -> bool:
+def _in_use(table: Table, attempt: str, oldest: float) -> bool:
     """Whether it holds a data file, or anything young."""
-    for path in (folder, *folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(("_", ".")) for part in parts)
-        if (path.suffix == ".parquet" and not hidden) or path.stat().st_mtime > oldest:
-            return True
-    return False
+    held = table.folder.below(attempt)
+    return held.modified_seconds() > oldest or any(
+        is_data(entry) or entry.modified_seconds > oldest for entry in held.entries()
+    )

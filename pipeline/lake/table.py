@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,6 +22,7 @@ from pipeline.errors import (
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.schema import from_delta, require_same, to_delta
 from pipeline.lake.snapshot import Snapshot
+from pipeline.stores.folder import Folder, one_line
 
 # A restore notes under this key the version that it took the table back to.
 RESTORED = "lakestorm.restored"
@@ -36,13 +37,18 @@ class Table:
     """One table by its folder; nothing is opened until asked for."""
 
     name: str
-    root: str
-    """Absolute folder of the table."""
+    folder: Folder
+
+    @property
+    def root(self) -> str:
+        """Absolute path of the folder, or its URI."""
+        return self.folder.root
 
     @property
     def exists(self) -> bool:
         """Whether the folder holds a Delta log."""
-        return DeltaTable.is_deltatable(self.root)
+        with self._reached():
+            return DeltaTable.is_deltatable(self.root, self.folder.delta_options)
 
     def create(
         self,
@@ -62,6 +68,7 @@ class Table:
         try:
             DeltaTable.create(
                 self.root,
+                storage_options=self.folder.delta_options,
                 schema=to_delta(schema),
                 mode="ignore",
                 partition_by=list(partition_by),
@@ -72,7 +79,9 @@ class Table:
             )
         except (DeltaError, OSError) as error:
             raise LakeNotWritableError(
-                f"table {self.name}", f"cannot be created: {error}", "Make its folder writable."
+                f"table {self.name}",
+                f"cannot be created: {one_line(error)}",
+                "Make its folder writable.",
             ) from error
         snapshot = self.snapshot()
         require_same(snapshot.schema, schema, f"table {self.name}")
@@ -97,12 +106,12 @@ class Table:
                 "Run the stage that writes it first, or correct the setting `lake`.",
             )
         try:
-            handle = DeltaTable(self.root, version=version)
+            handle = self._handle(version)
         except (NoDeltaTable, DeltaError, ValueError) as error:
             raise TableNotFoundError(
                 f"table {self.name}, version {version}",
-                f"cannot be opened: {error}",
-                f"The newest version is {DeltaTable(self.root).version()}.",
+                f"cannot be opened: {one_line(error)}",
+                f"The newest version is {self._handle(None).version()}.",
             ) from error
         self._refuse_unsupported(handle)
         return handle
@@ -114,14 +123,13 @@ class Table:
             TableNotFoundError: There is no such table or version.
             UnsupportedTableError: A plain Parquet read of it would be wrong.
         """
-        return Snapshot.of(self.name, self.root, self.open(version))
+        return Snapshot.of(self.name, self.folder, self.open(version))
 
     def attempt(self) -> Attempt:
         """A new write attempt, to be used as a context."""
         handle = self.open()
-        return Attempt(
-            self.root, from_delta(handle.schema()), tuple(handle.metadata().partition_columns)
-        )
+        partition_by = tuple(handle.metadata().partition_columns)
+        return Attempt(self.name, self.folder, from_delta(handle.schema()), partition_by)
 
     def transaction_version(self, app: str) -> int | None:
         """The last transaction number that `app` committed; None before its first."""
@@ -171,14 +179,27 @@ class Table:
 
         # Asked first: delta-rs makes two versions even where nothing is left to delete, and names
         # removed files again that are long gone.
-        listed = [
-            path
-            for path in run(dry_run=True)
-            if any((Path(self.root) / each).is_file() for each in (path, unquote(path)))
-        ]
+        named = run(dry_run=True)
+        there = {
+            path: size is not None
+            for spelled in (named, list(map(unquote, named)))
+            for path, size in zip(spelled, self.folder.sizes(spelled), strict=True)
+        }
+        listed = [path for path in named if there[path] or there[unquote(path)]]
         if listed:
             run(dry_run=False)
         return listed
+
+    def _handle(self, version: int | None) -> DeltaTable:
+        with self._reached():
+            return DeltaTable(self.root, version=version, storage_options=self.folder.delta_options)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self.folder.fault(error) from error
 
     def _refuse_unsupported(self, handle: DeltaTable) -> None:
         protocol = handle.protocol()
@@ -190,7 +211,7 @@ class Table:
             features.add("deletionVectors")
         for feature in sorted(features & UNSUPPORTED.keys()):
             raise UnsupportedTableError(
-                f"table {self.name} in {Path(self.root)}",
+                f"table {self.name} in {self.root}",
                 f"uses {UNSUPPORTED[feature]}: its Parquet files alone do not tell its rows",
                 "Rewrite it without this feature (Delta: ALTER TABLE ... DROP FEATURE).",
             )

@@ -9,9 +9,10 @@ plan made for an older version.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import replace as replace_in
 from typing import Literal, TypeAlias
 
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
@@ -24,8 +25,11 @@ from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile
 from pipeline.lake.snapshot import Snapshot
 from pipeline.lake.table import Table, number_of
+from pipeline.stores.folder import one_line
 
 TRIES = 10
+# Commits to an object store note a name of their own under this key.
+_COMMIT = "lakestorm.commit"
 
 Partition: TypeAlias = tuple[str | None, ...]
 
@@ -109,7 +113,7 @@ def commit(
             _require_unmoved(handle, since, table.name)
         # Removals are spelled out file by file: exactly the touched partitions.
         return Plan(
-            actions=[*_added(files), *_removed(handle, replace)],
+            actions=[*_added(files), *_removed(table, handle, replace)],
             transactions=[] if transaction is None else [transaction],
             notes=notes or {},
         )
@@ -144,30 +148,79 @@ def write(
         if attempt is not None:
             attempt.may_be_committed = True
         try:
-            handle.create_write_transaction(
-                list(planned.actions),
-                mode="append",
-                schema=handle.schema(),
-                partition_by=handle.metadata().partition_columns,
-                commit_properties=CommitProperties(
-                    custom_metadata=dict(planned.notes),
-                    max_commit_retries=0,
-                    app_transactions=[
-                        DeltaTransaction(each.app, each.number) for each in planned.transactions
-                    ],
-                ),
-                # Old versions stay: delta-rs would clean their log away after 30 days.
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
-            )
-        except CommitFailedError:
-            if attempt is not None:
-                attempt.may_be_committed = False
-            continue
-        return Committed(table.open().version(), landed=True)
+            landed = _lands(table, handle, planned)
+        except OSError as error:
+            raise table.folder.fault(error) from error
+        if landed:
+            return Committed(table.open().version(), landed=True)
+        if attempt is not None:
+            attempt.may_be_committed = False
     raise CommitConflictError(
         f"table {table.name}",
         f"other writers committed first in each of {TRIES} tries",
         "Nothing was committed; run again when they are done.",
+    )
+
+
+def _lands(table: Table, handle: DeltaTable, planned: Plan) -> bool:
+    """Commits; False where another writer was faster.
+
+    A store may do what it was asked and then fail to say so. Asked again, it finds the version
+    taken: by this very commit. So there each commit has a name, and the log is looked at.
+
+    Raises:
+        OSError: The store failed, and whether the commit landed is not known.
+    """
+    if not table.folder.is_remote:
+        try:
+            _send(handle, planned)
+        except CommitFailedError:
+            return False
+        return True
+    name = uuid.uuid4().hex
+    try:
+        _send(handle, replace_in(planned, notes={**planned.notes, _COMMIT: name}))
+    except (CommitFailedError, OSError) as error:
+        try:
+            with table.folder.open(f"_delta_log/{handle.version() + 1:020d}.json") as log:
+                return name in log.read().decode()
+        except FileNotFoundError:
+            raise OSError(one_line(error)) from error  # nobody was faster
+    return True
+
+
+def refuses_second_commit(table: Table) -> bool:
+    """Whether a table's store lets one version be committed once only.
+
+    Args:
+        table: One to try it on, which holds nothing.
+    """
+    nothing = Plan(actions=[], notes={"lakestorm.tried": "twice"})
+    handles = [table.open(), table.open()]
+    _send(handles[0], nothing)
+    try:
+        _send(handles[1], nothing)
+    except CommitFailedError:
+        return True
+    return False
+
+
+def _send(handle: DeltaTable, planned: Plan) -> None:
+    """Commits upon the version of a handle, or raises CommitFailedError."""
+    handle.create_write_transaction(
+        list(planned.actions),
+        mode="append",
+        schema=handle.schema(),
+        partition_by=handle.metadata().partition_columns,
+        commit_properties=CommitProperties(
+            custom_metadata=dict(planned.notes),
+            max_commit_retries=0,
+            app_transactions=[
+                DeltaTransaction(each.app, each.number) for each in planned.transactions
+            ],
+        ),
+        # Old versions stay: delta-rs would clean their log away after 30 days.
+        post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
     )
 
 
@@ -190,9 +243,7 @@ def _check(
     paths = [file.path for file in files]
     if len(set(paths)) != len(paths):
         raise CommitRefusedError(f"table {table.name}", "a file is listed twice", remedy)
-    for file in files:
-        full = Path(table.root) / file.path
-        size = full.stat().st_size if full.is_file() else None
+    for file, size in zip(files, table.folder.sizes(paths), strict=True):
         if size != file.bytes:
             problem = "is gone" if size is None else f"has {size} bytes, not {file.bytes}"
             raise CommitRefusedError(f"table {table.name}, file {file.path}", problem, remedy)
@@ -210,13 +261,13 @@ def _added(files: Sequence[DataFile]) -> list[AddAction]:
 
 
 def _removed(
-    handle: DeltaTable, replace: Collection[Partition] | Literal["all"] | None
+    table: Table, handle: DeltaTable, replace: Collection[Partition] | Literal["all"] | None
 ) -> list[RemoveAction]:
     if not replace:
         return []
     return [
         remove_action(file)
-        for file in Snapshot.of("", "", handle).files
+        for file in Snapshot.of(table.name, table.folder, handle).files
         if replace == "all" or tuple(file.partition.values()) in replace
     ]
 

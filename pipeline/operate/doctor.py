@@ -14,12 +14,14 @@ import socket
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -28,9 +30,10 @@ from rich.table import Table as Grid
 
 from pipeline.config import Pipeline
 from pipeline.errors import LakestormError
-from pipeline.lake import Lake
+from pipeline.lake import Lake, refuses_second_commit
 from pipeline.session import spark_session
-from pipeline.training.tracking import open_client, tracking_uri
+from pipeline.stores.folder import Folder
+from pipeline.training.tracking import open_client, own_uri, tracking_uri
 
 PACKAGES = ("lakestorm", "pyspark", "pyarrow", "numpy", "pandas", "torch", "deltalake")
 """Those that must be alike wherever rows are read, networks run and tables written."""
@@ -60,6 +63,41 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Meeting:
+    """Where processes leave files, to see whether it is the same place for all of them."""
+
+    folder: Path
+    """In the lake, or for a lake in a store in its folder for checkpoints and locks."""
+    store: Folder | None
+    """In the lake, where that is in a store."""
+
+    @classmethod
+    def arranged(cls, lake: Lake) -> Meeting:
+        """A new place, which exists."""
+        name = f".doctor-{uuid.uuid4().hex}"
+        folder = lake.work(name)
+        folder.mkdir(parents=True)
+        return cls(folder, lake.folder.below(name) if lake.is_remote else None)
+
+    def names(self) -> set[str]:
+        """Of the files left in the lake."""
+        if self.store is not None:
+            return {entry.path for entry in self.store.entries()}
+        return self.names_in_folder()
+
+    def names_in_folder(self) -> set[str]:
+        """Of the files left on the disk."""
+        return {path.name for path in self.folder.iterdir()}
+
+    def end(self) -> None:
+        """Removes all that was left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.store is not None:
+            with suppress(LakestormError):
+                self.store.remove("")
+
+
+@dataclass(frozen=True)
 class Place:
     """What a process of Python finds around it."""
 
@@ -72,17 +110,20 @@ class Place:
     """Bytes, of the machine or of its container."""
     lake: str
     """Why the lake cannot be used from there; empty where it can."""
+    work: str
+    """Why the folder for checkpoints and locks cannot; it is the lake where that is a folder."""
 
     @classmethod
-    def here(cls, meeting: str) -> Place:
-        """This process's, which leaves a file in a folder of the lake where all of them meet."""
+    def here(cls, meeting: Meeting) -> Place:
+        """This process's, which leaves files where all of them meet."""
         return cls(
             host=socket.gethostname(),
             python=platform.python_version(),
             packages={name: _version(name) for name in PACKAGES},
             free_disk=shutil.disk_usage(tempfile.gettempdir()).free,
             memory=_memory(),
-            lake=_meet(Path(meeting)),
+            lake=_meet_in_store(meeting.store) if meeting.store else _meet(meeting.folder),
+            work=_meet(meeting.folder) if meeting.store else "",
         )
 
 
@@ -96,13 +137,16 @@ def examine(pipeline: Pipeline, master: str | None) -> Iterator[Finding]:
     Yields:
         What was found, as it is found. What cannot be looked at for an earlier fault is left out.
     """
-    lake = Lake(pipeline.lake)
+    lake = Lake.of(pipeline)
     yield (lake_found := _lake(lake))
     if lake_found.state == "ok":
-        yield _disk("disk of the lake", "here", shutil.disk_usage(lake.root).free)
+        if lake.is_remote:
+            yield _commits(lake)
+        else:
+            yield _disk("disk of the lake", "here", shutil.disk_usage(lake.root).free)
         yield _mlflow(lake)
     try:
-        spark = spark_session("lakestorm doctor", master)
+        spark = spark_session("lakestorm doctor", master, lake.hadoop)
     except LakestormError as error:
         yield Finding.of(error.where, error)
         return
@@ -125,12 +169,12 @@ def _lake(lake: Lake) -> Finding:
 def _mlflow(lake: Lake) -> Finding:
     # Its own default tries for minutes, as a training should.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    uri = tracking_uri(lake.root)
     try:
+        uri = tracking_uri(lake.root)
         open_client(uri, lake.root)
     except LakestormError as error:
         return Finding.of("MLflow", error)
-    kept = "the lake's own database" if uri == tracking_uri(lake.root, {}) else "its server"
+    kept = "the lake's own database" if uri == own_uri(lake.root) else "its server"
     return Finding("MLflow", "ok", f"{kept} answers")
 
 
@@ -141,14 +185,38 @@ def _java(spark: SparkSession) -> Finding:
     return Finding("Spark", "ok", f"{told}, master {spark.sparkContext.master}")
 
 
+def _commits(lake: Lake) -> Finding:
+    """Whether the store refuses the second of two commits: all exactness rests upon that."""
+    table = lake.table(f".doctor-{uuid.uuid4().hex}")
+    try:
+        table.create(pa.schema([("id", pa.int64())]))
+        if refuses_second_commit(table):
+            return Finding("commits", "ok", "of two commits at a time, the store takes one")
+        return Finding(
+            "commits",
+            "fail",
+            "the store took two commits of one version: what one of them wrote would be lost",
+            "Use a store that puts an object only if there is none (If-None-Match).",
+        )
+    except LakestormError as error:
+        return Finding.of("commits", error)
+    finally:
+        with suppress(LakestormError):
+            table.folder.remove("")
+
+
 def _places(spark: SparkSession, lake: Lake) -> Iterator[Finding]:
     """The driver and the executors, beside each other."""
-    meeting = Path(lake.root, f".doctor-{uuid.uuid4().hex}")
-    meeting.mkdir()
     try:
-        driver = Place.here(str(meeting))
+        meeting = Meeting.arranged(lake)
+    except OSError as error:
+        remedy = "Set storage.work to a folder that can be written."
+        yield Finding("work", "fail", f"storage.work: {error.strerror or error}", remedy)
+        return
+    try:
+        driver = Place.here(meeting)
         try:
-            executors = _ask(spark, str(meeting))
+            executors = _ask(spark, meeting)
         except (PySparkException, Py4JJavaError) as error:
             yield Finding(
                 "executors",
@@ -163,16 +231,17 @@ def _places(spark: SparkSession, lake: Lake) -> Iterator[Finding]:
             "ok",
             f"{spark.sparkContext.defaultParallelism} cores, seen on {', '.join(sorted(hosts))}",
         )
-        left = {path.name for path in meeting.iterdir()}
-        yield from compared(driver, executors, left)
+        yield from compared(driver, executors, meeting.names())
+        if lake.is_remote:
+            yield shared_work(executors, meeting.names_in_folder())
         for place in {one.host: one for one in (*executors, driver)}.values():
             yield _disk("temporary files", place.host, place.free_disk)
             yield _room(place)
     finally:
-        shutil.rmtree(meeting, ignore_errors=True)
+        meeting.end()
 
 
-def _ask(spark: SparkSession, meeting: str) -> list[Place]:
+def _ask(spark: SparkSession, meeting: Meeting) -> list[Place]:
     """What tasks find, once a host."""
     context = spark.sparkContext
     tasks = context.defaultParallelism * _TASKS_A_SLOT
@@ -205,13 +274,27 @@ def compared(driver: Place, executors: Sequence[Place], left: set[str]) -> Itera
                 "lake on executors",
                 "fail",
                 f"{place.host}: {place.lake or 'wrote into another folder of the same name'}",
-                "Mount the lake's folder at the same path on all machines, writable for Spark.",
+                "Mount the lake's folder at the same path on all machines, writable for Spark; or, "
+                "for a lake in a store, give executors the credentials, too.",
             )
     if all(_versions(place) == _versions(driver) for place in executors):
         told = ", ".join(f"{name} {has}" for name, has in _versions(driver).items())
         yield Finding("versions", "ok", f"alike: {told}")
     if all(not place.lake and place.host in left for place in executors):
         yield Finding("lake on executors", "ok", "they write where the driver reads")
+
+
+def shared_work(executors: Sequence[Place], left: set[str]) -> Finding:
+    """Whether the folder for checkpoints, beside a lake in a store, is one for all machines."""
+    alone = [place.host for place in executors if place.work or place.host not in left]
+    if not alone:
+        return Finding("work", "ok", "executors share the folder for checkpoints")
+    return Finding(
+        "work",
+        "warn",
+        f"{', '.join(sorted(alone))}: another folder than the driver's",
+        "Training by executors needs storage.work at the same path on all machines.",
+    )
 
 
 def _versions(place: Place) -> dict[str, str]:
@@ -256,6 +339,14 @@ def _meet(meeting: Path) -> str:
         (meeting / socket.gethostname()).write_text(str(os.getpid()))
     except OSError as error:
         return f"{meeting.parent} cannot be written: {error.strerror or error}"
+    return ""
+
+
+def _meet_in_store(meeting: Folder) -> str:
+    try:
+        meeting.put(socket.gethostname(), str(os.getpid()).encode())
+    except (LakestormError, OSError) as error:
+        return str(error)
     return ""
 
 

@@ -257,7 +257,7 @@ def _write(spark: SparkSession, pipeline: Pipeline, works: Sequence[_Work], lake
             ),
             source_version=rows.version,
             scored_at_us=int(now.timestamp() * 1_000_000),
-            table_root=table.root,
+            table=table.folder,
             schema=attempts[0].schema,
             partition_by=attempts[0].partition_by,
             period_column=spec.period_column,

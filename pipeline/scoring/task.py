@@ -30,12 +30,13 @@ from pipeline.lake.files import partition_folder
 from pipeline.lake.schema import without
 from pipeline.scoring.models import Scorer
 from pipeline.scoring.plan import ScoreTask
+from pipeline.stores.folder import Folder
+from pipeline.stores.reading import open_file
 from pipeline.stream import RowGroup
 from pipeline.stream.batches import padded
 from pipeline.stream.decode import OpenFile, decode
 from pipeline.stream.footers import FooterCache, read_footers
 from pipeline.stream.layout import ResolvedLayout, resolve
-from pipeline.stream.stores import open_file
 from pipeline.training.bundle import Bundle, load_bundle, save_bundle
 from pipeline.training.histograms import Histograms, Tally, input_columns, score_columns
 from pipeline.training.networks import folded, weights_device, weights_type
@@ -74,7 +75,7 @@ class Job:
     source_version: int
     scored_at_us: int
     """Microseconds since 1970, UTC; one for the run."""
-    table_root: str
+    table: Folder
     schema: pa.Schema
     """Of `predictions`, partition columns included."""
     partition_by: tuple[str, ...]
@@ -188,9 +189,7 @@ def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Scored:
                         tally.add(outputs, group.rows)
                         out.write_table(_predictions(job, bundle, keys, _columns(bundle, outputs)))
     return Scored(
-        files=tuple(
-            data_file(job.table_root, path, job.schema, job.partition_by) for path in paths
-        ),
+        files=tuple(data_file(job.table, path, job.schema, job.partition_by) for path in paths),
         inputs=came.histograms(),
         scores=tuple(tally.histograms() for tally in said),
     )
@@ -202,15 +201,18 @@ def _new_path(job: Job, target: Target, task: ScoreTask) -> str:
         "model_version": str(target.model.version),
         job.period_column: task.period,
     }
-    folder = f"{target.attempt}/{partition_folder(partition)}"
-    (Path(job.table_root) / folder).mkdir(parents=True, exist_ok=True)
-    return f"{folder}/{uuid.uuid4().hex}.parquet"
+    return f"{target.attempt}/{partition_folder(partition)}/{uuid.uuid4().hex}.parquet"
 
 
-def _writer(job: Job, path: str) -> pq.ParquetWriter:
+@contextmanager
+def _writer(job: Job, path: str) -> Iterator[pq.ParquetWriter]:
     schema = without(job.schema, job.partition_by)
-    # Only constants gain by a dictionary.
-    return pq.ParquetWriter(Path(job.table_root) / path, schema, use_dictionary=list(CONSTANTS))
+    with (
+        job.table.create(path) as file,
+        # Only constants gain by a dictionary.
+        pq.ParquetWriter(file, schema, use_dictionary=list(CONSTANTS)) as writer,
+    ):
+        yield writer
 
 
 def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Row groups of Parquet, through Petastorm, to dense torch batches.
 
-    stores.py, read_ahead.py   bytes: local disks, S3, whatever fsspec knows
+    read_ahead.py              bytes of remote files before they are asked for; ../stores opens them
     footers.py                 row counts and types, once a file
     layout.py, codecs.py       which columns become which tensors; unischema.py: Petastorm's say so
     plan.py                    which rows come in which step, on which rank

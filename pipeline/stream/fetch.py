@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import LakestormError, RowGroupError
+from pipeline.stores.reading import identity_of, is_remote, open_file
 from pipeline.stream.block_format import Block
 from pipeline.stream.cache import BlockCache, block_key
 from pipeline.stream.decode import OpenFile, decode
@@ -17,7 +18,6 @@ from pipeline.stream.footers import Footer, FooterCache
 from pipeline.stream.layout import ResolvedLayout
 from pipeline.stream.plan import Item
 from pipeline.stream.read_ahead import ReadAhead
-from pipeline.stream.stores import identity_of, is_remote, open_file
 
 # Requests to stores that are under way at once: they wait for the network, not for a core.
 _READ_AHEAD_THREADS = 8

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import LakestormError, RowGroupError
+from pipeline.stores.reading import identity_of, is_remote, open_file
 from pipeline.stream.block_format import Block
 from pipeline.stream.cache import BlockCache, block_key
-from pipeline.stream.stores import identity_of, is_remote, open_file
 
 # Requests for footers under way at once. Local files are parsed by one thread: each thread's heap
 # would keep what it once needed.

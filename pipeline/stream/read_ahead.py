@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StreamError
-from pipeline.stream.stores import RangedFile, StoredObject, fetch, find
+from pipeline.stores.reading import RangedFile, StoredObject, fetch, find
 
 # A request costs about as long as it takes to read this much that nobody asked for.
 _HOLE_BYTES = 1 << 20

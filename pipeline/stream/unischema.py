@@ -31,9 +31,9 @@ from petastorm.etl.dataset_metadata import UNISCHEMA_KEY
 from petastorm.unischema import Unischema, UnischemaField
 
 from pipeline.errors import LakestormError, PlanError, SchemaError, SourceError
+from pipeline.stores.reading import is_remote, list_parquet, open_file
 from pipeline.stream.codecs import ArrayCodec, Codec, ImageCodec
 from pipeline.stream.layout import BatchLayout, SequenceColumn, TensorColumn
-from pipeline.stream.stores import is_remote, list_parquet, open_file
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class PetastormDataset:
         """Lists a data set's files and reads its schema; runs nothing of what is stored.
 
         Args:
-            folder: A path, or a URI as `pipeline.stream.stores` takes it.
+            folder: A path, or a URI as `pipeline.stores.reading` takes it.
 
         Raises:
             SourceError: The folder cannot be read or has no data files.

@@ -129,7 +129,7 @@ def _train_split(champion: Bundle, lake: Lake) -> Snapshot | None:
         train = _trained_on(champion, lake).select(split={TRAIN})
     except TableNotFoundError:
         return None
-    return train if all(Path(uri).exists() for uri in train.uris()) else None
+    return train if train.is_whole() else None
 
 
 def _comparable_rows(
@@ -172,8 +172,8 @@ def _extract(rows: Snapshot, spec: FeatureSpec, keys: pa.Table, folder: Path) ->
     names = list(spec.key_columns)
     wanted = keys.rename_columns([*names, *spec.label_columns])
     files = []
-    for position, uri in enumerate(rows.uris()):
-        stored = pq.ParquetFile(uri).read(columns=[*names, *spec.feature_columns])
+    for position, file in enumerate(rows.files):
+        stored = rows.read(file, [*names, *spec.feature_columns])
         for name in names:
             place = stored.schema.get_field_index(name)
             stored = stored.set_column(place, name, stored[name].cast(keys.schema.field(name).type))

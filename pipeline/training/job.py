@@ -11,7 +11,7 @@ from typing import Self
 
 import torch
 
-from pipeline.config import Pipeline
+from pipeline.config import Pipeline, Storage
 from pipeline.errors import ConfigError
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import TEST, TRAIN, VALIDATION
@@ -71,7 +71,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Its checkpoints, and what its workers tell the driver."""
-        return Path(self.lake.root) / "runs" / self.pipeline.name / self.fingerprint
+        return self.lake.work("runs", self.pipeline.name, self.fingerprint)
 
     @property
     def objective(self) -> Objective:
@@ -100,7 +100,8 @@ class Job:
         path = self.folder / _FILE
         content = {
             "pipeline": self.pipeline.model_dump(mode="json"),
-            "lake": str(self.lake.root),
+            "lake": self.lake.root,
+            "storage": self.lake.storage.model_dump(mode="json"),
             "spec": json.loads(self.spec.to_json()),
             "features_version": self.features_version,
             "run_id": self.run_id,
@@ -116,7 +117,7 @@ class Job:
         content = json.loads(path.read_text(encoding="utf-8"))
         return cls(
             pipeline=Pipeline.model_validate(content["pipeline"]),
-            lake=Lake(content["lake"]),
+            lake=Lake(content["lake"], Storage.model_validate(content["storage"])),
             spec=FeatureSpec.from_json(json.dumps(content["spec"])),
             features_version=content["features_version"],
             run_id=content["run_id"],

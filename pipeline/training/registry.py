@@ -21,6 +21,7 @@ from pipeline.training.tracking import (
     DATABASE,
     import_quietly,
     open_client,
+    own_uri,
     tracking_uri,
     translated,
 )
@@ -279,7 +280,7 @@ class Registry:
         if (found := self._client.get_experiment_by_name(self._name)) is not None:
             return found.experiment_id
         artifacts = Path(self._lake.root) / "mlflow-artifacts"
-        own = self._uri == tracking_uri(self._lake.root, {})
+        own = self._uri == own_uri(self._lake.root)
         try:
             return self._client.create_experiment(self._name, artifacts.as_uri() if own else None)
         except MlflowException as error:
@@ -335,7 +336,7 @@ def trained_versions(lake: Lake) -> set[tuple[str, int]]:
         ModelError: MLflow cannot be reached or read, so that nobody knows.
     """
     uri = tracking_uri(lake.root)
-    if uri == tracking_uri(lake.root, {}) and not (Path(lake.root) / DATABASE).exists():
+    if uri == own_uri(lake.root) and not (Path(lake.root) / DATABASE).exists():
         return set()
     import_quietly()
     found: set[tuple[str, int]] = set()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pipeline.errors import ModelError
+from pipeline.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,8 +28,24 @@ _CHATTY_LOGGERS = ("mlflow.store.db.utils", "alembic")
 
 
 def tracking_uri(lake_root: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Where MLflow keeps runs and models: `MLFLOW_TRACKING_URI`, or a database in the lake."""
-    return environment.get("MLFLOW_TRACKING_URI") or f"sqlite:///{lake_root}/{DATABASE}"
+    """Where MLflow keeps runs and models: `MLFLOW_TRACKING_URI`, or a database in the lake.
+
+    Raises:
+        ConfigError: The lake is in an object store, which can hold no database.
+    """
+    named = environment.get("MLFLOW_TRACKING_URI")
+    if not named and "://" in lake_root:
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI",
+            f"is not set, and MLflow's database cannot lie in {lake_root}",
+            "Set it to a server's address, or to sqlite:////FOLDER/mlflow.db on one machine.",
+        )
+    return named or own_uri(lake_root)
+
+
+def own_uri(lake_root: str) -> str:
+    """The database in a lake that is a folder."""
+    return f"sqlite:///{lake_root}/{DATABASE}"
 
 
 def import_quietly() -> None:
@@ -55,7 +71,7 @@ def open_client(uri: str, lake_root: str) -> MlflowClient:
     with translated(uri), warnings.catch_warnings():
         # MLflow's own use of SQLAlchemy, which nobody here can mend.
         warnings.simplefilter("ignore", DeprecationWarning)
-        if uri == tracking_uri(lake_root, {}):
+        if uri == own_uri(lake_root):
             _create_database(Path(lake_root) / DATABASE)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)

@@ -11,6 +11,7 @@ from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.transform import ABSENT, HIDDEN_LABEL, prepared
 from pipeline.lake import Snapshot
 from pipeline.lake.schema import from_spark
+from pipeline.stores.folder import DiskFolder
 from tests.clean import examples as clean_examples
 from tests.features import examples
 
@@ -143,7 +144,13 @@ def test_what_clean_made_of_leakage_is_leakage(
 ) -> None:
     schema = from_spark(examples.frame(spark, []).schema)
     clean = Snapshot(
-        name="", root="", table_id="", version=1, schema=schema, partition_by=(), files=()
+        name="",
+        folder=DiskFolder(""),
+        table_id="",
+        version=1,
+        schema=schema,
+        partition_by=(),
+        files=(),
     )
     with pytest.raises(LeakageError, match=where):
         require_no_leakage_in_clean(spark, clean_examples.pipeline(tmp_path, changes), clean)

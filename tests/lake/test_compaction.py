@@ -106,7 +106,7 @@ def test_encoding_compression_and_row_groups_stay(tmp_path: Path, noted: str | N
             compression={"key": "zstd", "x": "none", "ids.list.element": "snappy"},
         )
         notes = {} if noted is None else {ROWS_PER_ROW_GROUP: noted}
-        commit(table, [data_file(table.root, path, schema, ())], notes=notes)
+        commit(table, [data_file(table.folder, path, schema, ())], notes=notes)
     before = layout_of(table.snapshot().uris()[0])
     compact(table)
     (uri,) = table.snapshot().uris()

@@ -44,7 +44,7 @@ def staged(table: Table, rows: dict[str | None, list[int]]) -> list[DataFile]:
         (Path(table.root) / folder).mkdir(parents=True)
         path = f"{folder}/part.parquet"
         pq.write_table(pa.table({"id": pa.array(ids, pa.int64())}), f"{table.root}/{path}")
-        files.append(data_file(table.root, path, SCHEMA, ("p",)))
+        files.append(data_file(table.folder, path, SCHEMA, ("p",)))
     return files
 
 
@@ -90,7 +90,7 @@ def test_an_error_removes_an_attempts_files_only_while_no_commit_may_have_them(
     def work() -> None:
         with attempts[0] as first, attempts[1] as second:
             for attempt in (first, second):
-                folder = Path(attempt.table_root, attempt.folder, "p=a")
+                folder = Path(attempt.table.root, attempt.folder, "p=a")
                 folder.mkdir(parents=True)
                 pq.write_table(pa.table({"id": pa.array([1], pa.int64())}), folder / "x.parquet")
             commit(table, first.files(), attempt=first)
@@ -197,13 +197,13 @@ def test_a_file_of_another_schema_or_place_is_refused(tmp_path: Path) -> None:
     (Path(table.root) / "x" / "p=a").mkdir(parents=True)
     pq.write_table(pa.table({"id": ["text"]}), f"{table.root}/x/p=a/f.parquet")
     with pytest.raises(SchemaError, match="column id: has type string, not int64"):
-        data_file(table.root, "x/p=a/f.parquet", SCHEMA, ("p",))
+        data_file(table.folder, "x/p=a/f.parquet", SCHEMA, ("p",))
     pq.write_table(pa.table({"id": [1]}), f"{table.root}/x/f.parquet")
     with pytest.raises(CommitRefusedError, match="partition columns"):
-        data_file(table.root, "x/f.parquet", SCHEMA, ("p",))
+        data_file(table.folder, "x/f.parquet", SCHEMA, ("p",))
     (Path(table.root) / "x" / "p=a" / "broken.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(CommitRefusedError, match="cannot be read back"):
-        data_file(table.root, "x/p=a/broken.parquet", SCHEMA, ("p",))
+        data_file(table.folder, "x/p=a/broken.parquet", SCHEMA, ("p",))
 
 
 def test_create_is_repeatable_and_refuses_another_schema(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_ranges_of_partitions_are_compared_in_the_columns_type(tmp_path: Path) -
         path = Path(table.root) / "x" / folder / "f.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.table({"id": [row_id]}), path)
-        files.append(data_file(table.root, f"x/{folder}/f.parquet", schema, ("day", "n")))
+        files.append(data_file(table.folder, f"x/{folder}/f.parquet", schema, ("day", "n")))
     commit(table, files)
     snapshot = table.snapshot()
     assert snapshot.select(n=Between(9, 10)).rows == 3  # as texts, "9" comes after "10"

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.cli import main
 from pipeline.operate import doctor
-from pipeline.operate.doctor import Place, compared
+from pipeline.operate.doctor import Meeting, Place, compared
 from tests.flights import FLIGHTS
 
 
@@ -67,13 +67,13 @@ def test_mlflow_that_does_not_answer_is_told(
 
 
 def test_executors_unlike_the_driver_are_told(tmp_path: Path) -> None:
-    here = Place.here(str(tmp_path))
+    here = Place.here(Meeting(tmp_path, None))
     assert here.lake == ""
     assert [path.name for path in tmp_path.iterdir()] == [here.host]
     older = replace(here, host="older", packages={**here.packages, "pyarrow": "14.0"})
     python = replace(here, host="python", python="3.10.1")
     apart = replace(here, host="apart")
-    blind = Place.here(str(tmp_path / "nowhere"))
+    blind = Place.here(Meeting(tmp_path / "nowhere", None))
     blind = replace(blind, host="blind")
     found = list(
         compared(here, [here, older, python, apart, blind], {here.host, "older", "python"})

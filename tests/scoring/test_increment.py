@@ -44,7 +44,7 @@ def digests(lake: Lake) -> dict[str, str]:
     """Each file of `predictions`, and what is in it."""
     snapshot = lake.table("predictions").snapshot()
     return {
-        file.path: hashlib.sha256(Path(snapshot.root, file.path).read_bytes()).hexdigest()
+        file.path: hashlib.sha256(Path(snapshot.folder.uri(file.path)).read_bytes()).hexdigest()
         for file in snapshot.files
     }
 

@@ -37,7 +37,7 @@ def test_each_row_group_is_in_one_task_of_its_period(
             full = Path(table.root) / path
             full.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.table({"id": range(rows)}), full, row_group_size=7)
-            files.append(data_file(table.root, path, SCHEMA, ("split", "period")))
+            files.append(data_file(table.folder, path, SCHEMA, ("split", "period")))
     commit(table, files)
     tasks = plan_tasks(table.snapshot(), "period", rows_per_task)
     planned = Counter((g.file, g.index) for task in tasks for g in task.row_groups)

@@ -18,16 +18,16 @@ import pytest
 from pipeline.errors import RowGroupError, StreamError
 from pipeline.stream import Batch, Stream
 from pipeline.stream.fetch import Ahead
-from tests.stream.conftest import stream_threads
-from tests.stream.every_kind import EVERY_KIND, assert_same_batches, batches_of, write_parts
-from tests.stream.examples import IDS, ids_of
-from tests.stream.s3_server import (
+from tests.s3_server import (
     FaultyProxy,
     give_credentials,
     new_bucket,
     running_moto,
     running_proxy,
 )
+from tests.stream.conftest import stream_threads
+from tests.stream.every_kind import EVERY_KIND, assert_same_batches, batches_of, write_parts
+from tests.stream.examples import IDS, ids_of
 
 ROWS = 300
 ROWS_PER_GROUP = 20
@@ -314,7 +314,8 @@ def test_a_columns_bytes_are_asked_for_once(s3_files: list[str], proxy: FaultyPr
 
 CONSUMER = """
 import signal, sys
-from pipeline.stream import BatchLayout, Stream, stores
+from pipeline.stores import reading as stores
+from pipeline.stream import BatchLayout, Stream
 
 stores._SILENCE_TIMEOUT_SECONDS = 1.0  # how long a request may hang before it fails
 stream = Stream(

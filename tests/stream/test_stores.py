@@ -15,15 +15,16 @@ import pytest
 from fsspec.registry import known_implementations
 
 from pipeline.errors import StoreError, StreamError
-from pipeline.stream import read_ahead, stores
-from pipeline.stream.read_ahead import ReadAhead, ranges_of
-from pipeline.stream.stores import (
+from pipeline.stores import reading as stores
+from pipeline.stores.reading import (
     identity_of,
     is_remote,
     list_parquet,
     open_file,
 )
-from tests.stream.s3_server import (
+from pipeline.stream import read_ahead
+from pipeline.stream.read_ahead import ReadAhead, ranges_of
+from tests.s3_server import (
     FaultyProxy,
     give_credentials,
     new_bucket,

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -48,11 +45,10 @@ def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     inputs = read_inputs(pipeline, lake)
     lake.require_writable()
     place = f"{FOLDER}/{pipeline.name}.html"
-    page = Path(lake.root) / place
     mark = fingerprint(algorithm=ALGORITHM, inputs=inputs.fingerprint, looks=appearance())
-    unchanged = _mark_line(mark) in _text(page)
+    unchanged = _mark_line(mark) in _text(lake, place)
     if not unchanged:
-        _write(page, render(inputs, _measured(spark, inputs), mark, datetime.now(UTC)))
+        _write(lake, place, render(inputs, _measured(spark, inputs), mark, datetime.now(UTC)))
     model = inputs.model
     return Outcome(
         stage="report",
@@ -62,7 +58,7 @@ def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
         rows_out=inputs.predictions.rows,
         seconds=time.monotonic() - started,
         unchanged=unchanged,
-        note=f"{model.name}@{model.version}: open {page}",
+        note=f"{model.name}@{model.version}: open {lake.root}/{place}",
     )
 
 
@@ -90,25 +86,20 @@ def _mark_line(mark: str) -> str:
     return f'<meta name="lakestorm-report" content="{mark}">'
 
 
-def _text(page: Path) -> str:
+def _text(lake: Lake, place: str) -> str:
     try:
-        return page.read_text(encoding="utf-8")
+        with lake.folder.open(place) as page:
+            return str(page.read().decode())
     except (OSError, UnicodeDecodeError):
         return ""  # none, or not ours: written anew
 
 
-def _write(page: Path, text: str) -> None:
-    """Beside its place, then renamed: a reader sees the old page or the new one."""
-    beside = page.with_name(f".{page.name}.{os.getpid()}")
+def _write(lake: Lake, place: str, text: str) -> None:
     try:
-        page.parent.mkdir(exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(page)
+        lake.folder.put(place, text.encode())
     except OSError as error:
-        with suppress(OSError):  # the first fault is the one to show
-            beside.unlink(missing_ok=True)
         raise LakeNotWritableError(
-            f"file {page}",
+            f"file {lake.root}/{place}",
             f"cannot be written: {error.strerror or error}",
             "Make its folder writable, or set `lake` to another one.",
         ) from error

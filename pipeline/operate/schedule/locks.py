@@ -84,6 +84,6 @@ def _taken(descriptor: int) -> bool:
 
 
 def _path(lake: Lake, name: str) -> Path:
-    folder = Path(lake.root) / "schedule"
-    folder.mkdir(exist_ok=True)
+    folder = lake.work("schedule")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{name}.lock"

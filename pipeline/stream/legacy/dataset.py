@@ -12,6 +12,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import SourceError
+from pipeline.stores.reading import is_private
 from pipeline.stream.legacy.partitions import Partitions, normalize_filters
 
 
@@ -106,9 +107,3 @@ def _as_fsspec(filesystem: Any) -> Any:
     if isinstance(filesystem, pyarrow.fs.FileSystem):
         return ArrowFSWrapper(filesystem)
     return filesystem
-
-
-def is_private(folders: Sequence[str], name: str) -> bool:
-    """Whether Hive, Spark and the old pyarrow pass over this file: `_SUCCESS`, `.crc` and such."""
-    hidden_folder = any(f[:1] in {"_", "."} and "=" not in f for f in folders)
-    return hidden_folder or name[:1] in {"_", "."} or name.endswith((".crc", "_$folder$"))

@@ -2,7 +2,7 @@
 
 S3 is read by Arrow's own client, without a further package and without the interpreter's lock.
 Whatever fails in passing (a throttled, dropped or timed-out request) is tried again here, and only
-here, so that each retry is seen in the log. `ReadAhead` fetches what workers will need next.
+here, so that each retry is seen in the log. `stream.read_ahead` fetches what workers need next.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from tenacity import (
 )
 
 from pipeline.errors import StoreError
-from pipeline.stream.legacy.dataset import is_private
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -162,6 +161,26 @@ def list_parquet(folder: str) -> list[str]:
     return [f"{scheme}://{quote(path)}{options}" for path in paths]
 
 
+def is_private(folders: Sequence[str], name: str) -> bool:
+    """Whether Hive, Spark and the old pyarrow pass over this file: `_SUCCESS`, `.crc` and such."""
+    hidden_folder = any(f[:1] in {"_", "."} and "=" not in f for f in folders)
+    return hidden_folder or name[:1] in {"_", "."} or name.endswith((".crc", "_$folder$"))
+
+
+def writable(file: str) -> tuple[pafs.FileSystem, str]:
+    """The store of a remote file or folder, to be written, listed or deleted from; its path there.
+
+    Here Arrow tries again by itself what fails in passing: what it sends is not read by ranges.
+
+    Args:
+        file: As `open_file` takes it.
+
+    Raises:
+        StoreError: No store answers to the URI, or it carries a secret.
+    """
+    return _resolve(file, tries=_ATTEMPTS)
+
+
 def find(file: str, closing: threading.Event) -> StoredObject:
     """Asks the store for a remote file's size."""
     return _retried(file, lambda: _find_once(file), closing)
@@ -231,7 +250,7 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, OSError) and bool(_PASSING_TEXT.search(str(error)))
 
 
-def _resolve(file: str) -> tuple[pafs.FileSystem, str]:
+def _resolve(file: str, tries: int = 1) -> tuple[pafs.FileSystem, str]:
     """Returns a file's file system and its path there."""
     if not is_remote(file):
         return pafs.LocalFileSystem(), _local_path(file).rstrip("/") or "/"
@@ -240,7 +259,7 @@ def _resolve(file: str) -> tuple[pafs.FileSystem, str]:
     _refuse_secrets(scheme, authority, rest)
     if scheme in _S3_SCHEMES:
         path, _, query = rest.partition("?")
-        return _s3_of(file, authority, query), unquote(path).rstrip("/")
+        return _s3_of(file, authority, query, tries), unquote(path).rstrip("/")
     if "::" in scheme:
         raise StoreError(file, "a chain of file systems", "Name the store itself.")
     return _fsspec(scheme, authority), fsspec.core.strip_protocol(file)
@@ -265,7 +284,7 @@ def _refuse_secrets(scheme: str, authority: str, rest: str) -> None:
         )
 
 
-def _s3_of(file: str, bucket: str, query: str) -> pafs.S3FileSystem:
+def _s3_of(file: str, bucket: str, query: str, tries: int) -> pafs.S3FileSystem:
     options = dict(parse_qsl(query))
     if unknown := sorted(options.keys() - _S3_OPTIONS):
         raise StoreError(
@@ -285,7 +304,7 @@ def _s3_of(file: str, bucket: str, query: str) -> pafs.S3FileSystem:
     region = options.get("region")
     if not region and not host:
         region = _region_of(bucket)
-    return _s3(options.get("scheme") or protocol or "https", host, region)
+    return _s3(options.get("scheme") or protocol or "https", host, region, tries)
 
 
 @cache
@@ -294,15 +313,15 @@ def _region_of(bucket: str) -> str:
 
 
 @cache
-def _s3(scheme: str, endpoint: str, region: str | None) -> pafs.S3FileSystem:
+def _s3(scheme: str, endpoint: str, region: str | None, tries: int) -> pafs.S3FileSystem:
     return pafs.S3FileSystem(
         scheme=scheme,
         endpoint_override=endpoint or None,
         region=region,
         connect_timeout=_CONNECT_TIMEOUT_SECONDS,
         request_timeout=_SILENCE_TIMEOUT_SECONDS,
-        # Retries within retries multiply, and these are not logged.
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
+        # Retries within retries multiply, and these are not logged: for reading there is one try.
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=tries),
     )
 
 

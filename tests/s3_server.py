@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -16,9 +19,11 @@ import pyarrow.fs as pafs
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipeline.stream import stores
+from pipeline.stores import reading as stores
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+# Requests for paths that begin so are for the proxy itself.
+_CONTROL = "/-control-/"
 _STATUS = {"SlowDown": 503, "TooManyRequests": 429, "AccessDenied": 403}
 
 
@@ -26,8 +31,8 @@ class FaultyProxy(ThreadingHTTPServer):
     """Hands requests on to a server on the loopback.
 
     Faults are the codes above, answered instead of the server; "drop", a connection closed without
-    an answer; "cut", one closed in the midst of the body; and "hold", a request that waits for
-    `release`.
+    an answer; "cut", one closed in the midst of the body; "lost", a request that is carried out and
+    answered with SlowDown; and "hold", one that waits for `release`.
     """
 
     daemon_threads = False
@@ -62,6 +67,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: FaultyProxy
 
     def answer(self) -> None:
+        if self.path.startswith(_CONTROL):
+            self._obey(*self.path.removeprefix(_CONTROL).split("/"))
+            return
         self.server.requests.append(self.command)
         faults = self.server.faults.get(self.command)
         fault = faults.popleft() if faults else None
@@ -75,9 +83,23 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(_STATUS[fault], [], _ERROR.format(code=fault).encode())
             return
         status, headers, body = self._hand_on()
+        if fault == "lost":
+            self._send(503, [], _ERROR.format(code="SlowDown").encode())
+            return
         self._send(status, headers, body, cut=fault == "cut")
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - http.server's names
+
+    def _obey(self, what: str, *arguments: str) -> None:
+        told = ""
+        if what == "fail":
+            fault, times, method = arguments
+            self.server.fail(fault, int(times), method)
+        elif what == "reset":
+            self.server.reset()
+        else:
+            told = " ".join(self.server.requests)
+        self._send(200, [], told.encode())
 
     def log_message(self, *_args: Any) -> None:
         pass
@@ -151,3 +173,61 @@ def running_proxy(port: int) -> Iterator[FaultyProxy]:
     proxy.shutdown()
     proxy.server_close()
     thread.join()
+
+
+@dataclass(frozen=True)
+class StoreProcess:
+    """A local S3 server, and a proxy in front of it, in a process of their own.
+
+    delta-rs asks while it holds the interpreter's lock: a server in this process could not answer.
+    """
+
+    port: int
+    """Of the server."""
+    proxy_port: int
+
+    def fail(self, fault: str, times: int, method: str = "GET") -> None:
+        """As `FaultyProxy.fail`."""
+        self._told(f"{_CONTROL}fail/{fault}/{times}/{method}")
+
+    def reset(self) -> None:
+        """As `FaultyProxy.reset`."""
+        self._told(f"{_CONTROL}reset")
+
+    def requests(self) -> list[str]:
+        """Methods that came by the proxy since the last reset."""
+        return self._told(f"{_CONTROL}requests").split()
+
+    def _told(self, path: str) -> str:
+        connection = http.client.HTTPConnection("127.0.0.1", self.proxy_port)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running_store() -> Iterator[StoreProcess]:
+    """Runs an S3 server and its proxy."""
+    command = [sys.executable, "-m", "tests.s3_server"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=_environment(), **pipes) as process:
+        assert process.stdout is not None
+        port, proxy_port = map(int, process.stdout.readline().split())
+        yield StoreProcess(port, proxy_port)
+        # Leaving closes its standard input, which it waits for.
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def _serve() -> None:
+    with running_moto() as port, running_proxy(port) as proxy:
+        print(port, proxy.port, flush=True)  # noqa: T201 (it is what the other process waits for)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _serve()
