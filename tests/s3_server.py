@@ -175,6 +175,7 @@ def new_bucket(port: int, name: str) -> pafs.FileSystem:
         endpoint_override=f"http://127.0.0.1:{port}",
         region="us-east-1",
         allow_bucket_creation=True,
+        request_timeout=60,  # it has just started, perhaps on a busy machine
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
     )
     filesystem.create_dir(name)
