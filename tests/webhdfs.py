@@ -163,15 +163,15 @@ def _status(info: pafs.FileInfo, suffix: str) -> dict[str, Any]:
 
 
 @contextmanager
-def running_gateway(store: pafs.FileSystem, bucket: str) -> Iterator[dict[str, str]]:
-    """Runs the gateway; what Hadoop must be told so that it reaches `s3a://bucket` by it."""
+def running_gateway(store: pafs.FileSystem, bucket: str, folder: str) -> Iterator[dict[str, str]]:
+    """Runs the gateway; what Hadoop must be told so that it reaches `s3a://bucket/folder` by it."""
     gateway = _Gateway(store)
     thread = threading.Thread(target=gateway.serve_forever, name="gateway")
     thread.start()
-    address = f"webhdfs://127.0.0.1:{gateway.server_address[1]}/{bucket}"
+    address = f"webhdfs://127.0.0.1:{gateway.server_address[1]}/{bucket}/{folder}"
     yield {
         "fs.s3a.impl": "org.apache.hadoop.fs.viewfs.ViewFileSystemOverloadScheme",
-        f"fs.viewfs.mounttable.{bucket}.linkMergeSlash": address,
+        f"fs.viewfs.mounttable.{bucket}.link./{folder}": address,
     }
     gateway.shutdown()
     gateway.server_close()

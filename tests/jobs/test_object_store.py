@@ -48,7 +48,7 @@ def test_raw_flights_to_predictions_in_a_store(
             *(f"clean.joins.{name}.path={tmp_path}/raw/{name}" for name in ("weather", "planes")),
             *SMALL,
         ]
-        with running_gateway(filesystem, "lake") as gateway:
+        with running_gateway(filesystem, "lake", "flights") as gateway:
             output = _walked(tmp_path, gateway, settings)
         _check(output, lake, filesystem)
     assert not list(tmp_path.glob("s3:*"))
