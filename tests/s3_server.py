@@ -230,16 +230,14 @@ class StoreProcess:
 def running_store() -> Iterator[StoreProcess]:
     """Runs an S3 server and its proxy."""
     command = [sys.executable, "-m", "tests.s3_server"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=_environment(), **pipes) as process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, text=True, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         port, proxy_port = map(int, process.stdout.readline().split())
         yield StoreProcess(port, proxy_port)
         # Leaving closes its standard input, which it waits for.
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def _serve() -> None:

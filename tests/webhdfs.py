@@ -114,6 +114,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _gethomedirectory(self, _path: str, _query: dict[str, str]) -> None:
         self._json({"Path": "/"})
 
+    def _getfileblocklocations(self, _path: str, _query: dict[str, str]) -> None:
+        self._json({"BlockLocations": {"BlockLocation": []}})
+
     def _setpermission(self, _path: str, _query: dict[str, str]) -> None:
         self._send(200, b"")
 
