@@ -80,7 +80,7 @@ def _check(output: str, lake: Lake, filesystem: pafs.FileSystem) -> None:
     raw = sum(-(-rows // EVERY) for rows in months.values())
     assert told[0]["rows_in"] == raw
     keys = ["time_hour", "carrier", "flight"]
-    found = {name: _keys(lake, name, keys) for name in ("clean", "predictions", "quarantine")}
+    found = {name: _keys(lake, name, keys) for name in ("clean", "predictions")}
     assert found["predictions"] == found["clean"]
     assert set(found["clean"].values()) == {1}
     assert found["clean"].total() == told[0]["rows_out"]
