@@ -22,6 +22,8 @@ from moto.server import ThreadedMotoServer
 from pipeline.stores import reading as stores
 
 _ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
+# Of one connection only.
+_HOP = {"transfer-encoding", "expect", "connection"}
 # Requests for paths that begin so are for the proxy itself.
 _CONTROL = "/-control-/"
 _STATUS = {"SlowDown": 503, "TooManyRequests": 429, "AccessDenied": 403}
@@ -63,6 +65,18 @@ class FaultyProxy(ThreadingHTTPServer):
         """Clients that went away are part of the tests."""
 
 
+def body_of(request: BaseHTTPRequestHandler) -> bytes:
+    """The body of a request, which may come in chunks."""
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    pieces = []
+    while size := int(request.rfile.readline().strip(), 16):
+        pieces.append(request.rfile.read(size))
+        request.rfile.readline()
+    request.rfile.readline()
+    return b"".join(pieces)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: FaultyProxy
 
@@ -74,6 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
         faults = self.server.faults.get(self.command)
         fault = faults.popleft() if faults else None
         self.close_connection = True
+        # Also where it is refused: who is still sending would not read the answer.
+        sent = body_of(self)
         if fault == "drop":
             return
         if fault == "hold":
@@ -82,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in _STATUS:
             self._send(_STATUS[fault], [], _ERROR.format(code=fault).encode())
             return
-        status, headers, body = self._hand_on()
+        status, headers, body = self._hand_on(sent)
         if fault == "lost":
             self._send(503, [], _ERROR.format(code="SlowDown").encode())
             return
@@ -104,11 +120,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_args: Any) -> None:
         pass
 
-    def _hand_on(self) -> tuple[int, list[tuple[str, str]], bytes]:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+    def _hand_on(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.target_port)
         try:
-            connection.request(self.command, self.path, body, dict(self.headers))
+            headers = {
+                name: value for name, value in self.headers.items() if name.lower() not in _HOP
+            }
+            connection.request(self.command, self.path, body, headers)
             response = connection.getresponse()
             return response.status, response.getheaders(), response.read()
         finally:
@@ -157,6 +175,7 @@ def new_bucket(port: int, name: str) -> pafs.FileSystem:
         endpoint_override=f"http://127.0.0.1:{port}",
         region="us-east-1",
         allow_bucket_creation=True,
+        request_timeout=60,  # it has just started, perhaps on a busy machine
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=1),
     )
     filesystem.create_dir(name)
@@ -211,16 +230,14 @@ class StoreProcess:
 def running_store() -> Iterator[StoreProcess]:
     """Runs an S3 server and its proxy."""
     command = [sys.executable, "-m", "tests.s3_server"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, env=_environment(), **pipes) as process:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, text=True, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         assert process.stdout is not None
         port, proxy_port = map(int, process.stdout.readline().split())
         yield StoreProcess(port, proxy_port)
         # Leaving closes its standard input, which it waits for.
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def _serve() -> None:

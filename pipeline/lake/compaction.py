@@ -10,7 +10,6 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +25,7 @@ from pipeline.lake.schema import without
 from pipeline.lake.snapshot import Snapshot
 from pipeline.lake.table import Table
 from pipeline.lake.transaction import Plan, add_action, remove_action, write
+from pipeline.stores.folder import Folder
 
 TARGET_BYTES = 128 * 2**20
 # A commit notes under this key how many rows a row group of the table is to have.
@@ -116,13 +116,13 @@ def _merge(attempt: Attempt, old: Sequence[DataFile], path: str, rows_per_row_gr
     table = attempt.table
     for file in old:  # checks that they hold what the table promises
         data_file(table, file.path, attempt.schema, attempt.partition_by)
-    with ExitStack() as stack:
-        opened = [stack.enter_context(table.open(file.path)) for file in old]
-        footers = [pq.read_metadata(file) for file in opened]
-        stored = _stored_schema(without(attempt.schema, attempt.partition_by), footers)
-        file = stack.enter_context(table.create(path))
-        out = stack.enter_context(pq.ParquetWriter(file, stored, **_layout(footers)))
-        for rows in _row_groups(opened, stored, rows_per_row_group):
+    footers = [_footer(table, file.path) for file in old]
+    stored = _stored_schema(without(attempt.schema, attempt.partition_by), footers)
+    with (
+        table.create(path) as merged,
+        pq.ParquetWriter(merged, stored, **_layout(footers)) as out,
+    ):
+        for rows in _row_groups(table, old, stored, rows_per_row_group):
             out.write_table(rows, row_group_size=rows_per_row_group)
 
 
@@ -155,16 +155,24 @@ def _layout(footers: Sequence[pq.FileMetaData]) -> dict[str, Any]:
     }
 
 
-def _row_groups(files: Sequence[pa.NativeFile], schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
+def _footer(table: Folder, path: str) -> pq.FileMetaData:
+    with table.open(path) as file:
+        return pq.read_metadata(file)
+
+
+def _row_groups(
+    table: Folder, files: Sequence[DataFile], schema: pa.Schema, rows: int
+) -> Iterator[pa.Table]:
     """The rows of all files one after the other, cut into tables of so many rows."""
     waiting = schema.empty_table()
     for file in files:
-        for batch in pq.ParquetFile(file).iter_batches(rows):
-            read = pa.Table.from_batches([batch]).cast(schema)
-            waiting = pa.concat_tables([waiting, read])
-            while waiting.num_rows >= rows:
-                yield waiting.slice(0, rows)
-                waiting = waiting.slice(rows)
+        with table.open(file.path) as opened:
+            for batch in pq.ParquetFile(opened).iter_batches(rows):
+                read = pa.Table.from_batches([batch]).cast(schema)
+                waiting = pa.concat_tables([waiting, read])
+                while waiting.num_rows >= rows:
+                    yield waiting.slice(0, rows)
+                    waiting = waiting.slice(rows)
     if waiting.num_rows:
         yield waiting
 

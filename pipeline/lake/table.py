@@ -168,14 +168,15 @@ class Table:
         handle = self.open()
 
         def run(*, dry_run: bool) -> list[str]:
-            return handle.vacuum(
-                retention_hours=retention_hours,
-                dry_run=dry_run,
-                enforce_retention_duration=False,
-                full=True,
-                keep_versions=list(keep_versions) or None,
-                post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
-            )
+            with self._reached():
+                return handle.vacuum(
+                    retention_hours=retention_hours,
+                    dry_run=dry_run,
+                    enforce_retention_duration=False,
+                    full=True,
+                    keep_versions=list(keep_versions) or None,
+                    post_commithook_properties=PostCommitHookProperties(cleanup_expired_logs=False),
+                )
 
         # Asked first: delta-rs makes two versions even where nothing is left to delete, and names
         # removed files again that are long gone.

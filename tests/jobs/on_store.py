@@ -32,8 +32,10 @@ def main(gateway: dict[str, str], settings: list[str]) -> None:
     try:
         for asked in (Asked(), Asked()):
             for outcome in walk(spark, pipeline, lake, asked=asked):
-                told = {"rows_in": outcome.rows_in, "rows_out": outcome.rows_out}
-                told |= {"stage": outcome.stage, "unchanged": outcome.unchanged}
+                told = {
+                    name: getattr(outcome, name)
+                    for name in ("stage", "rows_in", "rows_out", "unchanged")
+                }
                 print("outcome", json.dumps(told), flush=True)  # noqa: T201
     finally:
         spark.stop()

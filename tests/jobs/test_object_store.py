@@ -48,7 +48,7 @@ def test_raw_flights_to_predictions_in_a_store(
             *(f"clean.joins.{name}.path={tmp_path}/raw/{name}" for name in ("weather", "planes")),
             *SMALL,
         ]
-        with running_gateway(filesystem, "lake") as gateway:
+        with running_gateway(filesystem, "lake", "flights") as gateway:
             output = _walked(tmp_path, gateway, settings)
         _check(output, lake, filesystem)
     assert not list(tmp_path.glob("s3:*"))
@@ -80,7 +80,7 @@ def _check(output: str, lake: Lake, filesystem: pafs.FileSystem) -> None:
     raw = sum(-(-rows // EVERY) for rows in months.values())
     assert told[0]["rows_in"] == raw
     keys = ["time_hour", "carrier", "flight"]
-    found = {name: _keys(lake, name, keys) for name in ("clean", "predictions", "quarantine")}
+    found = {name: _keys(lake, name, keys) for name in ("clean", "predictions")}
     assert found["predictions"] == found["clean"]
     assert set(found["clean"].values()) == {1}
     assert found["clean"].total() == told[0]["rows_out"]
