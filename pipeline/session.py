@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -78,10 +79,19 @@ def spark_session(app: str, master: str | None = None) -> SparkSession:
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         return builder.getOrCreate()
-    except (PySparkException, RuntimeError, OSError) as error:
+    except (PySparkException, Py4JError, RuntimeError, OSError) as error:
         raise EnvironmentFault(
-            "Spark", f"did not start: {error}", "See its messages above; check Java and memory."
+            "Spark",
+            f"did not start: {_reason(error)}",
+            "See its messages above; check Java, memory, and whether a master answers at the "
+            "address that was given, and knows the same secret.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line: of Java's without where in our code, and without its stack."""
+    lines = [line.removeprefix(": ") for line in str(error).splitlines() if line.strip()]
+    return lines[1] if isinstance(error, Py4JJavaError) and len(lines) > 1 else " ".join(lines)
 
 
 def _of_driver(master: str) -> dict[str, str]:
