@@ -67,6 +67,7 @@ class Cluster:
 
     def __init__(self, lakes: Path, ports: Mapping[str, int]) -> None:
         self.lakes = lakes
+        self._jobs: list[Job] = []
         self.ports = ports
         v2 = (
             shutil.which("docker")
@@ -89,8 +90,13 @@ class Cluster:
         return ran(*self._command, *arguments, env=self._environment | settings)
 
     def remove(self) -> None:
-        """Stops all, and leaves no container, network or volume."""
-        self.compose("--profile", "job", "down", "--volumes", "--remove-orphans", "--timeout", "1")
+        """Stops all, jobs that still run too, and leaves no container, network or volume."""
+        for job in self._jobs:
+            job.stop()
+        of = ("--filter", f"label=com.docker.compose.project={PROJECT}")
+        if left := ran("docker", "ps", "-aq", *of).split():
+            ran("docker", "rm", "--force", *left)
+        self.compose("--profile", "job", "down", "--volumes", "--remove-orphans")
 
     def containers(self, service: str) -> list[str]:
         of = (
@@ -152,8 +158,9 @@ class Cluster:
 
     def executors(self) -> list[dict[str, Any]]:
         """Those of the applications that run at this moment, as their own pages tell of them."""
-        pages = [json.loads(page) for page in self._of_applications("executors")]
-        return [each for page in pages for each in page if each["id"] != "driver"]
+        # One that has just begun answers with a page for people, or for nobody.
+        pages = [page for page in self._of_applications("executors") if page.startswith("[")]
+        return [each for page in pages for each in json.loads(page) if each["id"] != "driver"]
 
     def busy_worker(self) -> str | None:
         """The container of a worker where a task runs at this moment."""
@@ -167,7 +174,9 @@ class Cluster:
 
     def submit(self, *command: str) -> Job:
         """Runs a command where jobs are submitted."""
-        return Job([*self._command, "run", "--rm", "-T", "submit", *command], self._environment)
+        job = Job([*self._command, "run", "--rm", "-T", "submit", *command], self._environment)
+        self._jobs.append(job)
+        return job
 
     def start(self, stage: str, lake: str, *arguments: str, name: str | None = None) -> Job:
         """Submits a job on a lake."""
@@ -223,9 +232,14 @@ class Job:
         try:
             out, err = self._process.communicate(timeout=3 * SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # its container goes with the others
+            self.stop()
             raise
         return self._process.returncode, out, err
+
+    def stop(self) -> None:
+        """Ends what submitted it; a container that it had started is left."""
+        self._process.kill()
+        self._process.communicate()
 
     def summary(self) -> Any:
         code, out, err = self.finish()
@@ -283,5 +297,7 @@ def cluster(engine: None) -> Iterator[Cluster]:
         until("two workers", lambda: cluster.workers() == 2)
         yield cluster
     finally:
-        cluster.remove()
-        shutil.rmtree(lakes)
+        try:
+            cluster.remove()
+        finally:
+            shutil.rmtree(lakes)

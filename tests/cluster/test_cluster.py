@@ -82,11 +82,11 @@ def test_the_whole_way(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_worker_dies_in_clean(cluster: Cluster) -> None:
-    cluster.new_lake("clean-killed")
-    job = cluster.start("clean", "clean-killed")
+    cluster.new_lake("clean_killed")
+    job = cluster.start("clean", "clean_killed")
     cluster.kill(busy_worker(cluster, job))
-    finish(cluster, job, "clean", "clean-killed", name="clean-killed")
-    same(cluster, "clean-killed", "clean", "quarantine")
+    finish(cluster, job, "clean", "clean_killed", name="clean_killed")
+    same(cluster, "clean_killed", "clean", "quarantine")
 
 
 def test_a_worker_dies_in_training(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_mlflow_dies_in_training(cluster: Cluster, undisturbed: dict[str, Any]) 
 
 def trained_with(cluster: Cluster, undisturbed: dict[str, Any], victim: str) -> None:
     """Trains, kills a service once there is a checkpoint, and compares the model."""
-    name = f"train-killed-{victim}"
+    name = f"{victim.replace('-', '_')}_killed"
     lake = cluster.new_lake(name, like="featurized")
     often = ("--set", "train.checkpoint_every_steps=5")
     job = cluster.start("train", name, *WORKERS, *often)
@@ -113,34 +113,34 @@ def trained_with(cluster: Cluster, undisturbed: dict[str, Any], victim: str) -> 
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_worker_dies_in_scoring(cluster: Cluster) -> None:
-    cluster.new_lake("score-killed", like="trained")
-    job = cluster.start("score", "score-killed", name=BASE)
+    cluster.new_lake("score_killed", like="trained")
+    job = cluster.start("score", "score_killed", name=BASE)
     cluster.kill(busy_worker(cluster, job))
-    finish(cluster, job, "score", "score-killed", name=BASE)
-    same(cluster, "score-killed", "predictions")
+    finish(cluster, job, "score", "score_killed", name=BASE)
+    same(cluster, "score_killed", "predictions")
 
 
 def test_the_master_dies_between_jobs(cluster: Cluster, undisturbed: dict[str, Any]) -> None:
-    cluster.new_lake("master-killed")
-    cluster.run("clean", "master-killed")
+    cluster.new_lake("master_killed")
+    cluster.run("clean", "master_killed")
     cluster.kill(cluster.containers("spark-master")[0])
     until("two workers", lambda: cluster.workers() == 2)
-    told = cluster.run("featurize", "master-killed")
+    told = cluster.run("featurize", "master_killed")
     assert told["stages"][0]["table"] == undisturbed["featurize"]["stages"][0]["table"]
-    same(cluster, "master-killed", "clean", "quarantine", told["stages"][0]["table"])
+    same(cluster, "master_killed", "clean", "quarantine", told["stages"][0]["table"])
 
 
 @pytest.mark.usefixtures("undisturbed")
 def test_a_worker_is_cut_off_and_comes_back(cluster: Cluster) -> None:
-    cluster.new_lake("cut-off", like="trained")
-    job = cluster.start("score", "cut-off", name=BASE)
+    cluster.new_lake("cut_off", like="trained")
+    job = cluster.start("score", "cut_off", name=BASE)
     worker = busy_worker(cluster, job)
     cluster.network("disconnect", worker)
     try:
-        finish(cluster, job, "score", "cut-off", name=BASE)
+        finish(cluster, job, "score", "cut_off", name=BASE)
     finally:
         cluster.network("connect", worker)
-    same(cluster, "cut-off", "predictions")
+    same(cluster, "cut_off", "predictions")
     until("two workers", lambda: cluster.workers() == 2)
     until("executors on both", lambda: len(cluster.hosts()) == 2)
 
@@ -158,7 +158,7 @@ def test_the_scheduler_dies_in_the_middle_of_a_commit(cluster: Cluster) -> None:
 def scheduler_killed_between_commits(cluster: Cluster) -> Path:
     """Kills it there; the lake. The moment is short: where it is missed, on another lake."""
     for attempt in range(5):
-        lake = cluster.new_lake(f"scheduled-{attempt}")
+        lake = cluster.new_lake(f"scheduled_{attempt}")
         cluster.compose(
             *("up", "--detach", "--no-build", "--no-deps", "scheduler"),
             PIPELINE=every_minute(cluster, lake.name),
