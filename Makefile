@@ -103,7 +103,7 @@ cluster-down:
 	$(COMPOSE) --profile job down
 
 test-cluster: $(VENV)/ready
-	$(BIN)/pytest -m containers
+	$(BIN)/pytest -m containers -v --durations 25
 
 clean:
 	rm -rf .venv .venv-airflow .jre lake build dist spark-warehouse *.egg-info

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -84,12 +84,15 @@ def spark_session(app: str, master: str | None = None, store: Hadoop | None = No
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     try:
         spark = builder.getOrCreate()
-    except (PySparkException, RuntimeError, OSError) as error:
-        hint = "check Java and memory"
+    except (PySparkException, Py4JError, RuntimeError, OSError) as error:
+        hint = (
+            "check Java, memory, and whether a master answers at the address that was given, and "
+            "knows the same secret"
+        )
         if store is not None and store.packages:
-            hint += f", and that Maven gives {', '.join(store.packages)}: `storage.jars`"
+            hint += f"; and that Maven gives {', '.join(store.packages)}: `storage.jars`"
         raise EnvironmentFault(
-            "Spark", f"did not start: {error}", f"See its messages above; {hint}."
+            "Spark", f"did not start: {_reason(error)}", f"See its messages above; {hint}."
         ) from error
     if store is not None:
         _require_class(spark, store)
@@ -122,6 +125,12 @@ def _require_class(spark: SparkSession, store: Hadoop) -> None:
             f"Give spark-submit --packages or --jars with {wanted}, or put the jar into the image: "
             "docs/deploy.md.",
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line: of Java's without where in our code, and without its stack."""
+    lines = [line.removeprefix(": ") for line in str(error).splitlines() if line.strip()]
+    return lines[1] if isinstance(error, Py4JJavaError) and len(lines) > 1 else " ".join(lines)
 
 
 def _of_driver(master: str) -> dict[str, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -24,11 +26,13 @@ COMPOSE_FILE = CHECKOUT / "docker" / "docker-compose.yml"
 # Where this is there, it starts an engine and makes the base image where no registry answers.
 SPARE = CHECKOUT.parent / "shared" / "docker"
 BASE = "python:3.11-slim-bookworm"
+MASTER = "spark://spark-master:7077"
 USER = 1000
 """Of everything in the containers, see docker/Dockerfile."""
 
 SETTINGS = (*SMALL, "train.epochs=2", "train.max_restarts=3", "train.rows_per_batch=256")
-SECONDS = 300
+SECONDS = 600
+"""What anything may take: the machine may be busy, and a test that hangs must end."""
 
 
 def ran(*command: str, env: Mapping[str, str] | None = None) -> str:
@@ -38,12 +42,18 @@ def ran(*command: str, env: Mapping[str, str] | None = None) -> str:
     return done.stdout.strip()
 
 
-def until(what: str, reached: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Asks again and again, for what cannot be waited for; what it came to."""
-    end = time.monotonic() + seconds
+def until(what: str, reached: Callable[[], Any], pause: float = 0.1) -> Any:
+    """Asks again and again, for what cannot be waited for; what it came to.
+
+    Args:
+        what: For the error.
+        reached: Anything that is not false ends the wait.
+        pause: Seconds before it is asked again.
+    """
+    end = time.monotonic() + SECONDS
     while not (found := reached()):
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
-        time.sleep(0.02)
+        assert time.monotonic() < end, f"{what}: not within {SECONDS} s"
+        time.sleep(pause)
     return found
 
 
@@ -57,7 +67,8 @@ class Cluster:
 
     def __init__(self, lakes: Path, ports: Mapping[str, int]) -> None:
         self.lakes = lakes
-        self._ports = ports
+        self._jobs: list[Job] = []
+        self.ports = ports
         v2 = (
             shutil.which("docker")
             and not subprocess.run(
@@ -74,67 +85,115 @@ class Cluster:
             **{name: str(port) for name, port in ports.items()},
         }
 
-    def compose(self, *arguments: str, pipeline: str | None = None) -> str:
-        environment = dict(self._environment)
-        if pipeline is not None:
-            environment["PIPELINE"] = pipeline
-        return ran(*self._command, *arguments, env=environment)
+    def compose(self, *arguments: str, **settings: str) -> str:
+        """What Compose prints, with other settings of docker/.env where they are given."""
+        return ran(*self._command, *arguments, env=self._environment | settings)
+
+    def remove(self) -> None:
+        """Stops all, jobs that still run too, and leaves no container, network or volume."""
+        for job in self._jobs:
+            job.stop()
+        of = ("--filter", f"label=com.docker.compose.project={PROJECT}")
+        if left := ran("docker", "ps", "-aq", *of).split():
+            ran("docker", "rm", "--force", *left)
+        self.compose("--profile", "job", "down", "--volumes", "--remove-orphans")
 
     def containers(self, service: str) -> list[str]:
-        return self.compose("ps", "-q", service).split()
-
-    def kill(self, container: str) -> None:
-        """SIGKILL for every process in it; its restart policy then brings it back."""
-        before = self._started(container)
-        subprocess.run(
-            ["docker", "exec", "--user", "0", container, "bash", "-c", "kill -9 -1"],
-            capture_output=True,
-            check=False,  # it dies with the others
+        of = (
+            f"label=com.docker.compose.project={PROJECT}",
+            f"label=com.docker.compose.service={service}",
         )
-        until("restart of a killed container", lambda: self._started(container) != before)
+        return ran("docker", "ps", "--no-trunc", "-q", "--filter", of[0], "--filter", of[1]).split()
 
-    def _started(self, container: str) -> str:
-        return ran("docker", "inspect", "--format", "{{.State.StartedAt}}", container)
+    def kill(self, container: str, when: Callable[[], Any] | None = None) -> None:
+        """SIGKILL for all that runs in it, at once; its restart policy then brings it back.
+
+        Args:
+            container: Its id, which it keeps.
+            when: Waited for, and followed within a few milliseconds.
+        """
+        [[began, process]] = inspected("{{.State.StartedAt}} {{.State.Pid}}", container)
+        if when is not None:
+            until("the moment to kill", when, pause=0.001)
+        os.kill(int(process), signal.SIGKILL)
+        until(
+            "restart of a killed container",
+            lambda: inspected("{{.State.StartedAt}}", container) != [[began]],
+        )
 
     def network(self, how: str, container: str) -> None:
         """`disconnect` or `connect`."""
         ran("docker", "network", how, f"{PROJECT}_default", container)
 
-    def page(self, path: str) -> Any:
-        """JSON of a page that the master shows; None if it is not there."""
+    def page(self, path: str, port: str = "MASTER_PORT") -> str | None:
+        """A page of this cluster; None if it is not there."""
         try:
-            url = f"http://127.0.0.1:{self._ports['MASTER_PORT']}{path}"
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return json.loads(answer.read())
-        except (OSError, ValueError):
+            url = f"http://127.0.0.1:{self.ports[port]}{path}"
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                return str(answer.read().decode())
+        except OSError:
             return None
 
-    def workers(self) -> int:
-        told = self.page("/json/")
-        return int(told["aliveworkers"]) if told else 0
+    def _master(self) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads(self.page("/json/") or "{}")
+        return told
 
-    def tasks(self) -> int:
-        """Tasks that run at this moment."""
-        told = self.page("/json/") or {}
-        running = 0
-        for app in told.get("activeapps", []):
-            path = f"/proxy/{app['id']}/api/v1/applications/{app['id']}/executors"
-            executors = self.page(path) or []
-            running += sum(int(each["activeTasks"]) for each in executors)
-        return running
+    def workers(self) -> int:
+        return int(self._master().get("aliveworkers", 0))
+
+    def applications(self) -> list[str]:
+        """Ids of all that the master has heard of."""
+        told = self._master()
+        return [each["id"] for each in told["activeapps"] + told["completedapps"]]
+
+    def _of_applications(self, what: str) -> list[str]:
+        """A part of the interface of each application that runs at this moment."""
+        ids = [each["id"] for each in self._master().get("activeapps", [])]
+        found = [self.page(f"/proxy/{each}/api/v1/applications/{each}/{what}") for each in ids]
+        return [page for page in found if page]
+
+    def environment_pages(self) -> list[str]:
+        """What pages say of settings: the master's, and of applications that run."""
+        return [self.page("/environment/") or "", *self._of_applications("environment")]
+
+    def executors(self) -> list[dict[str, Any]]:
+        """Those of the applications that run at this moment, as their own pages tell of them."""
+        # One that has just begun answers with a page for people, or for nobody.
+        pages = [page for page in self._of_applications("executors") if page.startswith("[")]
+        return [each for page in pages for each in json.loads(page) if each["id"] != "driver"]
+
+    def busy_worker(self) -> str | None:
+        """The container of a worker where a task runs at this moment."""
+        at_work = [
+            each["hostPort"].rpartition(":")[0] for each in self.executors() if each["activeTasks"]
+        ]
+        if not at_work:
+            return None
+        where = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}} {{.Id}}"
+        return dict(inspected(where, *self.containers("spark-worker")))[at_work[0]]
+
+    def submit(self, *command: str) -> Job:
+        """Runs a command where jobs are submitted."""
+        job = Job([*self._command, "run", "--rm", "-T", "submit", *command], self._environment)
+        self._jobs.append(job)
+        return job
 
     def start(self, stage: str, lake: str, *arguments: str, name: str | None = None) -> Job:
         """Submits a job on a lake."""
         settings = (f"lake=/lake/{lake}", f"name={name or lake}", *SETTINGS)
-        return Job(
-            [
-                *self._command,
-                *("run", "--rm", "-T", "submit", "spark-submit", f"jobs/{stage}.py"),
-                *("conf/pipelines/flights.yaml", *arguments, "--json"),
-                *(option for setting in settings for option in ("--set", setting)),
-            ],
-            self._environment,
+        return self.submit(
+            *("spark-submit", f"jobs/{stage}.py", "conf/pipelines/flights.yaml"),
+            *(*arguments, "--json"),
+            *(option for setting in settings for option in ("--set", setting)),
         )
+
+    def hosts(self) -> set[str]:
+        """Where executors are found by `lakestorm doctor`."""
+        told = self.submit(
+            *("lakestorm", "doctor", "conf/pipelines/flights.yaml", "--master", MASTER, "--json")
+        ).summary()
+        [seen] = [each["found"] for each in told["findings"] if each["check"] == "executors"]
+        return set(seen.partition("seen on ")[2].split(", "))
 
     def run(self, stage: str, lake: str, *arguments: str, name: str | None = None) -> Any:
         """A job that nobody disturbs; its summary."""
@@ -151,6 +210,12 @@ class Cluster:
         return lake
 
 
+def inspected(what: str, *containers: str) -> list[list[str]]:
+    """The words of a Go template on each of some containers."""
+    lines = ran("docker", "inspect", "--format", what, *containers).splitlines()
+    return [line.split() for line in lines]
+
+
 class Job:
     """A job in a container of its own."""
 
@@ -164,8 +229,17 @@ class Job:
 
     def finish(self) -> tuple[int, str, str]:
         """Exit code, standard output, standard error."""
-        out, err = self._process.communicate(timeout=2 * SECONDS)
+        try:
+            out, err = self._process.communicate(timeout=3 * SECONDS)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise
         return self._process.returncode, out, err
+
+    def stop(self) -> None:
+        """Ends what submitted it; a container that it had started is left."""
+        self._process.kill()
+        self._process.communicate()
 
     def summary(self) -> Any:
         code, out, err = self.finish()
@@ -204,10 +278,10 @@ def engine() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Built, started, with both workers alive; nothing of it is left afterwards."""
+def cluster(engine: None) -> Iterator[Cluster]:
+    """Built, started, with both workers alive; nothing of it is left afterwards but the image."""
     del engine  # wanted for what it does
-    lakes = tmp_path_factory.mktemp("lakes")
+    lakes = Path(tempfile.mkdtemp(prefix="lakestorm-test-"))
     lakes.chmod(0o755)
     described = yaml.safe_load(FLIGHTS.read_text())
     described["schedule"]["jobs"] = {"score": {"cron": "0 0 1 1 *", "stages": ["score"]}}
@@ -216,10 +290,14 @@ def cluster(engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     own(lakes)
     ports = {name: free_port() for name in ("MASTER_PORT", "HISTORY_PORT", "MLFLOW_PORT")}
     cluster = Cluster(lakes, ports)
-    ran("make", "--directory", str(CHECKOUT), "cluster-image")
     try:
+        cluster.remove()  # what a run before left that was killed
+        ran("make", "--directory", str(CHECKOUT), "cluster-image")
         cluster.compose("up", "--detach", "--no-build")
         until("two workers", lambda: cluster.workers() == 2)
         yield cluster
     finally:
-        cluster.compose("--profile", "job", "down", "--volumes", "--remove-orphans")
+        try:
+            cluster.remove()
+        finally:
+            shutil.rmtree(lakes)
