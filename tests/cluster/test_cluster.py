@@ -101,6 +101,7 @@ def trained_with(cluster: Cluster, undisturbed: dict[str, Any], victim: str) -> 
     """Trains, kills a service once there is a checkpoint, and compares the model."""
     name = f"{victim.replace('-', '_')}_killed"
     lake = cluster.new_lake(name, like="featurized")
+    cluster.run("featurize", name)  # specs belong to a pipeline's name, and so do models
     often = ("--set", "train.checkpoint_every_steps=5")
     job = cluster.start("train", name, *WORKERS, *often)
     until("a checkpoint", lambda: job.ended() or list(lake.glob("runs/**/step-*.ckpt")))
