@@ -94,7 +94,7 @@ def corrected(rows: pa.Table) -> pa.Table:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(2400)  # some twenty runs, each a process with a Spark of its own
+@pytest.mark.timeout(5400)  # some twenty runs, each a process with a Spark of its own
 def test_a_year_week_by_week_ends_as_one_run_over_all_of_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
