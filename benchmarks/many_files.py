@@ -47,16 +47,15 @@ def link_files(table: Table, count: int) -> list[DataFile]:
         first = folder / f"period={place:04d}" / "part-000000.parquet"
         first.parent.mkdir(parents=True)
         pq.write_table(rows, first)
-        described = data_file(
-            table.root, first.relative_to(table.root).as_posix(), SCHEMA, ("period",)
-        )
+        path = first.relative_to(table.root).as_posix()
+        described = data_file(table.folder, path, SCHEMA, ("period",))
         for number in range(place, count, PERIODS):
-            path = first.with_name(f"part-{number // PERIODS:06d}.parquet")
-            if path != first:
-                os.link(first, path)
+            file = first.with_name(f"part-{number // PERIODS:06d}.parquet")
+            if file != first:
+                os.link(first, file)
             found.append(
                 DataFile(
-                    path=path.relative_to(table.root).as_posix(),
+                    path=file.relative_to(table.root).as_posix(),
                     bytes=described.bytes,
                     rows=described.rows,
                     partition=described.partition,
