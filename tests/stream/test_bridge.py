@@ -6,9 +6,11 @@ run without end, `num_epochs=None`, and are read until they have been round more
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -261,6 +263,43 @@ def test_a_petastorm_data_set_is_decoded(dataset_url: str, pool: str) -> None:
         assert row.name == expected["name"]
         np.testing.assert_array_equal(row.matrix, expected["matrix"])
         np.testing.assert_array_equal(row.packed, expected["packed"])
+
+
+class _Garbage:
+    """A cycle whose finalizer is Python code, in which another thread may get its turn."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        sum(range(50))
+
+
+@pytest.fixture
+def eager_collector() -> Iterator[None]:
+    """Garbage is collected, and threads take turns, in the middle of everything."""
+    thresholds, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.set_threshold(20)
+    sys.setswitchinterval(1e-6)
+    yield
+    gc.set_threshold(*thresholds)
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("eager_collector")
+def test_arrays_are_decoded_in_several_threads_while_garbage_is_collected() -> None:
+    matrix = np.arange(6, dtype=np.float32).reshape(2, 3)
+    plain, packed = Schema.fields["matrix"], UnischemaField("packed", np.float32, (2, 3))
+    codecs = [(NdarrayCodec(), plain), (CompressedNdarrayCodec(), packed)]
+    stored = [(codec, bytes(codec.encode(field, matrix))) for codec, field in codecs]
+
+    def decode(_: int) -> None:
+        for codec, value in stored * 100:
+            _Garbage()
+            np.testing.assert_array_equal(codec.decode(None, value), matrix)
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(decode, range(4))) == [None] * 4
 
 
 def test_a_petastorm_data_set_keeps_its_schema(dataset_url: str) -> None:
