@@ -1,8 +1,8 @@
 """Claim: the stream feeds batches 10 and 100 times faster than Petastorm's two loaders.
 
 At least 2,000,000 rows of 13 floats, 26 ints and a label, as Parquet, in several layouts: columns
-flat or packed into lists, with and without dictionaries, snappy and zstd, row groups of 8,192 to
-65,536 rows. Three parts:
+flat or packed into lists, with and without dictionaries, in snappy, lz4 and zstd, row groups of
+8,192 to 65,536 rows. Three parts:
 
 1. Raw decoding of every layout, by pyarrow's `read_row_group` and, where it is installed and can
    read the layout, by jollyjack: 2 threads, medians of a few rounds in turn.

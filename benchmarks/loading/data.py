@@ -60,7 +60,7 @@ class FileLayout:
         return dict(MATRICES) if self.is_flat else {name: [name] for name in MATRICES}
 
 
-DEFAULT = FileLayout("flat", False, "snappy", 8_192)
+DEFAULT = FileLayout("flat", False, "lz4", 8_192)
 """What featurize writes."""
 
 
@@ -73,7 +73,7 @@ def layouts() -> list[FileLayout]:
         FileLayout(shape, dictionary, codec, rows)
         for shape in ("flat", "packed", "fixed")
         for dictionary in (False, True)
-        for codec in ("snappy", "zstd")
+        for codec in ("snappy", "lz4", "zstd")
         for rows in (8_192, 16_384, 32_768, 65_536)
         if rows == ROWS_PER_ROW_GROUP or not (dictionary or shape == "fixed")
         if not (dictionary and shape == "fixed")
