@@ -1,0 +1,50 @@
+"""The description of one pipeline: read from YAML, checked once, then typed and frozen.
+
+OmegaConf reads the file, resolves `${...}` and applies `--set a.b=value`; Pydantic checks it.
+Past this package no dict of settings travels. A section a module, in the data's way: `source`,
+`clean`, `features`, `networks` and `train`, `score`, `schedule`; `storage` says how a lake is
+reached, `pipeline` is the whole, and `reading` loads it.
+"""
+
+from pipeline.config.clean import Action, Dedupe, Join, Rule
+from pipeline.config.features import Features, Label, Numeric, Splits, Task
+from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
+from pipeline.config.pipeline import Pipeline
+from pipeline.config.reading import load_pipeline
+from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
+from pipeline.config.score import Drift, Thresholds
+from pipeline.config.source import Column, Files
+from pipeline.config.storage import Storage
+from pipeline.config.train import LOSSES, METRICS, Train
+
+__all__ = [
+    "LOSSES",
+    "METRICS",
+    "STAGE_NAMES",
+    "Action",
+    "Activation",
+    "Cnn",
+    "Column",
+    "Custom",
+    "Dedupe",
+    "Drift",
+    "Features",
+    "Files",
+    "Job",
+    "Join",
+    "Label",
+    "Mlp",
+    "Model",
+    "Numeric",
+    "Pipeline",
+    "Rnn",
+    "Rule",
+    "Schedule",
+    "Splits",
+    "Storage",
+    "Task",
+    "Thresholds",
+    "Train",
+    "Vae",
+    "load_pipeline",
+]

@@ -1,0 +1,61 @@
+"""From raw files to clean rows."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.settings import ColumnName, Name, Settings, require_known
+from pipeline.config.source import Files
+
+Action = Literal["drop", "quarantine", "warn", "fail"]
+
+
+class Rule(Settings):
+    """A condition that every row should meet."""
+
+    check: str = Field(min_length=1)
+    """Spark SQL expression over the contract's columns; a row passes only when it is true."""
+    action: Action
+    """What happens to rows that fail: `drop`, `quarantine`, `warn` (kept, counted), `fail`."""
+
+
+class Dedupe(Settings):
+    """Which rows are the same thing, and which of them stays."""
+
+    keys: tuple[str, ...] = Field(min_length=1)
+    latest_by: tuple[str, ...] = ()
+    """Columns that tell which row is newest; ties go to the last file and position."""
+
+
+class Join(Files):
+    """A small right side, joined to every row by a unique key (left join, broadcast)."""
+
+    on: dict[str, str] = Field(min_length=1)
+    """Column of the left side to column of the right side."""
+    select: dict[ColumnName, str] = Field(min_length=1)
+    """New column to the right side's column it is taken from."""
+
+    @model_validator(mode="after")
+    def _columns_are_in_the_contract(self) -> Self:
+        for setting, names in (("on", self.on.values()), ("select", self.select.values())):
+            require_known(setting, names, self.columns)
+        return self
+
+
+class Period(Settings):
+    """The partition of time that tables share; large enough that files do not become small."""
+
+    column: Name
+    expression: str
+    """Spark SQL over the contract's columns, giving a string that sorts by time."""
+
+
+class Clean(Settings):
+    """Stage 1: raw files to the tables `clean`, `quarantine` and `quality`."""
+
+    rules: dict[Name, Rule] = {}
+    dedupe: Dedupe | None = None
+    joins: dict[Name, Join] = {}
+    period: Period

@@ -1,0 +1,149 @@
+"""From clean rows to what a network is given: label, splits, features."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.settings import Name, Positive, Settings
+
+Task = Literal["binary", "multiclass", "multilabel", "regression", "reconstruction"]
+FEATURE_SECTIONS = ("numeric", "categorical", "cyclic", "images", "tokens", "series")
+
+
+class Label(Settings):
+    """What is predicted."""
+
+    task: Task = "binary"
+    """`binary`: true or false. `multiclass`: one of `classes`. `multilabel`: each of `expressions`,
+    true or false. `regression`: a number. `reconstruction`: the features themselves, no label."""
+    name: Name = "label"
+    expression: str = ""
+    """Spark SQL over `clean`; null leaves the row out of training and metrics."""
+    classes: tuple[str, ...] = ()
+    """For `multiclass`: the values of the expression, as text, in the order of the outputs."""
+    expressions: dict[Name, str] = {}
+    """For `multilabel`: name to Spark SQL; a row where one is null has no label."""
+    absent: dict[Name, str] = {}
+    """Why a label may be null: reason to condition, tried in order, for the counts."""
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> Self:
+        wanted = {
+            "expression": self.task in ("binary", "multiclass", "regression"),
+            "classes": self.task == "multiclass",
+            "expressions": self.task == "multilabel",
+        }
+        for setting, needed in wanted.items():
+            if bool(getattr(self, setting)) != needed:
+                raise ValueError(
+                    f"{setting} {'is missing for' if needed else 'says nothing to'} the task "
+                    f"{self.task}"
+                )
+        if self.task == "multiclass" and len({*self.classes}) < max(2, len(self.classes)):
+            raise ValueError(f"classes: {list(self.classes)} are not at least two different ones")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of `features` that hold the label: none, one, or one for each expression."""
+        if self.task == "reconstruction":
+            return ()
+        return tuple(f"{self.name}_{key}" for key in self.expressions) or (self.name,)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that a network predicts for a row; 0 where it predicts its own features."""
+        return len(self.classes) or len(self.columns)
+
+
+class Splits(Settings):
+    """Spark SQL conditions, tried in this order; rows that meet none are in the split `rest`."""
+
+    train: str
+    validation: str
+    test: str
+
+
+class Numeric(Settings):
+    """A number, scaled; a missing one becomes 0 after scaling and, if asked, sets an indicator."""
+
+    scale: Literal["standard", "quantile", "none"] = "standard"
+    """`standard`: minus mean, over deviation. `quantile`: rank among 31 quantiles, in [-1, 1]."""
+    indicator: bool = False
+    """Adds a column that is 1 where the value is missing."""
+
+
+class Categorical(Settings):
+    """A category as an id; ids below 2 are reserved: 0 missing, 1 out of vocabulary."""
+
+    minimum_count: Positive = 20
+    """Categories seen less often among the training rows get the out-of-vocabulary id."""
+
+
+class Cyclic(Settings):
+    """A number on a circle, such as the time of day, as its sine and cosine."""
+
+    period: float = Field(gt=0)
+
+
+class Image(Settings):
+    """A picture in a binary column."""
+
+    shape: tuple[Positive, ...] = Field(min_length=2, max_length=3)
+    """Height and width, then channels if there are several."""
+    encoding: Literal["raw", "png", "jpeg"] = "raw"
+    """`raw`: a byte a value, rows from the top. PNG and JPEG ask for the extra `images`."""
+
+
+class Tokens(Settings):
+    """A text as the ids of its words, by a hash: nothing to fit, and no word is out of it."""
+
+    separator: str = r"[^\p{L}\p{N}]+"
+    """Regular expression (Java) of what stands between words; words are put in lower case."""
+    buckets: Annotated[int, Field(ge=2, lt=2**31)] = 32_768
+    """Ids that words are hashed to; 0 stays for the padding."""
+    longest: Positive = 512
+    """Words kept, from the beginning."""
+
+
+class Series(Settings):
+    """An array of numbers, of any length, such as the readings of a day."""
+
+    longest: Positive = 512
+    """Values kept, from the end: the newest."""
+
+
+class Features(Settings):
+    """Stage 2: `clean` to `features`."""
+
+    keys: tuple[str, ...] = Field(min_length=1)
+    """Columns that name a row; they are carried to the predictions."""
+    label: Label
+    splits: Splits
+    leakage: tuple[str, ...]
+    """Columns known only after the moment of prediction; no feature can be made of them."""
+    derive: dict[Name, str] = {}
+    """New column to Spark SQL over `clean` without the leakage columns."""
+    numeric: dict[str, Numeric] = {}
+    categorical: dict[str, Categorical] = {}
+    cyclic: dict[str, Cyclic] = {}
+    images: dict[str, Image] = Field(default={}, max_length=1)
+    tokens: dict[str, Tokens] = Field(default={}, max_length=1)
+    series: dict[str, Series] = Field(default={}, max_length=1)
+    rows_per_row_group: Positive = 8_192
+
+    @model_validator(mode="after")
+    def _something_to_learn_from(self) -> Self:
+        if not any(getattr(self, section) for section in FEATURE_SECTIONS):
+            raise ValueError(f"no feature at all: name one under {', '.join(FEATURE_SECTIONS)}")
+        if self.tokens and self.series:
+            raise ValueError("tokens and series: a network reads one sequence; leave one out")
+        for section in ("keys", "derive", *FEATURE_SECTIONS):
+            leaked = sorted(set(getattr(self, section)) & set(self.leakage))
+            if leaked:
+                raise ValueError(
+                    f"{section}.{leaked[0]} is listed under leakage: it is not known at prediction"
+                )
+        return self

@@ -1,0 +1,122 @@
+"""The whole description, and what must fit across its sections."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.address import address_of
+from pipeline.config.clean import Clean
+from pipeline.config.features import FEATURE_SECTIONS, Features
+from pipeline.config.schedule import Schedule
+from pipeline.config.score import Score
+from pipeline.config.settings import Name, Settings, require_known
+from pipeline.config.source import Source
+from pipeline.config.storage import Storage
+from pipeline.config.train import LOSSES, METRICS, Train
+
+
+class Pipeline(Settings):
+    """One pipeline, from raw files to predictions."""
+
+    name: Name
+    """Also the name of the registered model."""
+    lake: str = Field(min_length=1)
+    """Folder of the tables; relative paths start at the working directory. Or a folder in an object
+    store: `s3://bucket/folder`, `abfss://container@account.dfs.core.windows.net/folder`,
+    `gs://bucket/folder`."""
+    storage: Storage = Storage()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    source: Source
+    clean: Clean
+    features: Features
+    train: Train = Train()
+    score: Score = Score()
+    schedule: Schedule | None = None
+
+    @field_validator("lake")
+    @classmethod
+    def _lake_has_an_address(cls, lake: str) -> str:
+        address_of(lake)
+        return lake
+
+    @model_validator(mode="after")
+    def _storage_fits_the_lake(self) -> Self:
+        address = address_of(self.lake)
+        if address is None:
+            return self
+        if self.storage.work is None:
+            raise ValueError(
+                "storage.work is missing: a lake in an object store needs a folder on a disk, for "
+                "checkpoints and locks"
+            )
+        if address.scheme != "s3":
+            for name in ("endpoint", "region"):
+                if getattr(self.storage, name) is not None:
+                    raise ValueError(f"storage.{name} says nothing to {address.scheme}://")
+        joins = {f"clean.joins.{name}.path": join.path for name, join in self.clean.joins.items()}
+        for setting, path in {"source.path": self.source.path, **joins}.items():
+            if "://" in path:
+                raise ValueError(
+                    f"{setting} is {path}: raw files are read from folders only; give a path that "
+                    "driver and executors have"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _columns_exist(self) -> Self:
+        contract = set(self.source.columns)
+        if self.clean.dedupe is not None:
+            require_known("clean.dedupe.keys", self.clean.dedupe.keys, contract)
+            require_known("clean.dedupe.latest_by", self.clean.dedupe.latest_by, contract)
+            for key in self.clean.dedupe.keys:
+                if not self.source.columns[key].required:
+                    raise ValueError(
+                        f"clean.dedupe.keys: {key!r} may be null, and rows without a key are not "
+                        f"duplicates; set source.columns.{key}.required: true"
+                    )
+        columns = set(contract)
+        for name, join in self.clean.joins.items():
+            require_known(f"clean.joins.{name}.on", join.on, contract)
+            taken = sorted(columns & set(join.select))
+            if taken:
+                raise ValueError(f"clean.joins.{name}.select.{taken[0]} exists already")
+            columns |= set(join.select)
+        if self.clean.period.column in columns:
+            raise ValueError(f"clean.period.column {self.clean.period.column!r} exists already")
+        columns.add(self.clean.period.column)
+        require_known("features.keys", self.features.keys, columns)
+        require_known("features.leakage", self.features.leakage, columns)
+        columns |= set(self.features.derive)
+        for section in FEATURE_SECTIONS:
+            require_known(f"features.{section}", getattr(self.features, section), columns)
+        _require_network_fits(self.features, self.train)
+        return self
+
+
+def _require_network_fits(features: Features, train: Train) -> None:
+    """The family against the task and the kinds of features; loss and metric against the task."""
+    task, family = features.label.task, train.model.family
+    if family != "custom" and (family == "vae") != (task == "reconstruction"):
+        raise ValueError(f"train.model.family {family} cannot learn the task {task}")
+    for setting, allowed in (("loss", LOSSES[task]), ("metric", METRICS[task])):
+        chosen = getattr(train, setting)
+        if chosen not in (None, *allowed):
+            raise ValueError(
+                f"train.{setting} {chosen!r} is none of the task {task}; "
+                f"allowed: {', '.join(allowed)}"
+            )
+    sequence = bool(features.tokens or features.series)
+    if family == "cnn" and not features.images:
+        raise ValueError("train.model.family cnn needs an image; name one under features.images")
+    if family == "rnn" and not sequence:
+        raise ValueError("train.model.family rnn needs a sequence: features.tokens or .series")
+    if sequence and family not in ("rnn", "custom"):
+        raise ValueError(f"train.model.family {family} reads no sequence; choose rnn")
+    if features.images and family == "rnn":
+        raise ValueError("train.model.family rnn reads no image; choose custom")
+    if family == "vae" and features.categorical:
+        raise ValueError("train.model.family vae rebuilds numbers or an image, no categories")
+    if family == "vae" and features.images and (features.numeric or features.cyclic):
+        raise ValueError("train.model.family vae rebuilds numbers or an image, not both")

@@ -1,0 +1,88 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.config.features import Task
+from pipeline.config.networks import Mlp, Model
+from pipeline.config.settings import Fraction, Positive, Settings
+
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("auroc", "log_loss", "accuracy"),
+    "multiclass": ("accuracy", "log_loss", "f1"),
+    "multilabel": ("auroc", "log_loss", "accuracy"),
+    "regression": ("rmse", "mae", "r2"),
+    "reconstruction": ("loss", "reconstruction", "kl"),
+}
+"""Metrics of each task; the first decides which model is better, unless another is chosen."""
+
+LOSSES: dict[Task, tuple[str, ...]] = {
+    "binary": ("bce",),
+    "multiclass": ("cross_entropy",),
+    "multilabel": ("bce",),
+    "regression": ("mse", "mae", "huber"),
+    "reconstruction": ("bce", "mse"),
+}
+"""Losses of each task; the first is the default."""
+
+
+class Train(Settings):
+    """Stage 3: `features` to checkpoints and a registered model."""
+
+    model: Model = Mlp()
+    loss: Literal["bce", "cross_entropy", "mse", "mae", "huber"] | None = None
+    """By default the first of the task's: see `LOSSES`."""
+    metric: str | None = None
+    """What decides which epoch and which model is better; by default the first of `METRICS`."""
+    epochs: Positive = 10
+    rows_per_batch: Positive = 1024
+    """Rows of the global batch, over all ranks."""
+    last_batch: Literal["keep", "drop"] = "keep"
+    """Whether an epoch's rows that do not fill a batch are trained on."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: Fraction = 0.9
+    """Of `sgd`."""
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    """How the learning rate goes over all epochs' steps, after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises from 0; a third of `one_cycle` rises by itself."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Longest gradient: a longer one is shortened to it."""
+    accumulate: Positive = 1
+    """Parts that a rank's batch is taken in, one after the other, to need less memory."""
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    """`bf16`: autocast, with weights in float32. `float64`: everything, to compare runs."""
+    compile: bool = False
+    """Whether `torch.compile` makes kernels for the network; the first step then takes long."""
+    patience_epochs: Positive = 3
+    """Stop after this many epochs without a better validation metric."""
+    shuffle_window_rows: Positive = 2_097_152
+    stream_workers: Positive = 2
+    """Threads of a rank that read row groups."""
+    checkpoint_every_steps: Positive = 200
+    checkpoint_every_minutes: float = Field(default=10.0, gt=0)
+    """Whichever comes first; after each epoch there is one too."""
+    checkpoints_kept: Positive = 2
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What a loss that is no number does: ends the run, or leaves the step out."""
+    workers: Positive = 1
+    """Ranks: processes that train together."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Times that a run whose worker died is started again from its newest checkpoint."""
+    hang_seconds: float = Field(default=600.0, gt=0)
+    """A rank without progress for so long is ended, and the run started again."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _whole_batches_for_batch_norm(self) -> Self:
+        if getattr(self.model, "batch_norm", False) and self.last_batch == "keep":
+            raise ValueError(
+                "model.batch_norm: a last batch of one row, or none, has no deviation; set "
+                "last_batch: drop"
+            )
+        return self
