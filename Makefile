@@ -18,6 +18,9 @@
 # pip's own settings apply: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL can lead it to a smaller, CPU-only torch.
 
 PYTHON ?= python3
+# Installed packages are compiled when they are first imported, see PIP. Where the environment forbids to
+# keep that, each process compiles torch again: five seconds instead of two.
+unexport PYTHONDONTWRITEBYTECODE
 # Where it is installed, and with which extras of pyproject.toml: the image has its own.
 VENV ?= .venv
 EXTRAS ?= demo images dev

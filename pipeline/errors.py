@@ -56,6 +56,11 @@ class LakestormError(Exception):
         return f"{self.where}: {self.problem.rstrip('.')}. {self.remedy}"
 
 
+def one_line(told: object) -> str:
+    """A text, or what an error says, as one line: nothing in it breaks it or moves a cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(told)).split())
+
+
 class ConfigError(LakestormError):
     """A setting that is unknown, of the wrong type, or impossible beside another one."""
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pipeline.config.networks import FAMILIES
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.settings import Settings
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, one_line
 
 
 def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -55,11 +55,11 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), f"cannot be read: {error}", "Name a text file.") from error
     except yaml.YAMLError as error:
-        raise ConfigError(str(path), f"is not YAML: {_one_line(error)}", "Mend it.") from error
+        raise ConfigError(str(path), f"is not YAML: {one_line(error)}", "Mend it.") from error
     except OmegaConfBaseException as error:
         where = getattr(error, "full_key", None) or str(path)
         raise ConfigError(
-            str(where), _one_line(error), "Mend the interpolation or the --set that names it."
+            str(where), one_line(error), "Mend the interpolation or the --set that names it."
         ) from error
 
 
@@ -116,7 +116,3 @@ def _settings_class(annotation: Any) -> type[Settings]:
         if isinstance(candidate, type) and issubclass(candidate, Settings):
             return candidate
     raise TypeError(f"{annotation} declares no settings")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

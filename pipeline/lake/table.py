@@ -22,7 +22,7 @@ from pipeline.errors import (
 from pipeline.lake.attempt import Attempt
 from pipeline.lake.schema import from_delta, require_same, to_delta
 from pipeline.lake.snapshot import Snapshot
-from pipeline.stores.folder import Folder, one_line
+from pipeline.stores.folder import Folder, plain
 
 # A restore notes under this key the version that it took the table back to.
 RESTORED = "lakestorm.restored"
@@ -80,7 +80,7 @@ class Table:
         except (DeltaError, OSError) as error:
             raise LakeNotWritableError(
                 f"table {self.name}",
-                f"cannot be created: {one_line(error)}",
+                f"cannot be created: {plain(error)}",
                 "Make its folder writable.",
             ) from error
         snapshot = self.snapshot()
@@ -110,7 +110,7 @@ class Table:
         except (NoDeltaTable, DeltaError, ValueError) as error:
             raise TableNotFoundError(
                 f"table {self.name}, version {version}",
-                f"cannot be opened: {one_line(error)}",
+                f"cannot be opened: {plain(error)}",
                 f"The newest version is {self._handle(None).version()}.",
             ) from error
         self._refuse_unsupported(handle)

@@ -25,7 +25,7 @@ from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile
 from pipeline.lake.snapshot import Snapshot
 from pipeline.lake.table import Table, number_of
-from pipeline.stores.folder import one_line
+from pipeline.stores.folder import plain
 
 TRIES = 10
 # Commits to an object store note a name of their own under this key.
@@ -185,7 +185,7 @@ def _lands(table: Table, handle: DeltaTable, planned: Plan) -> bool:
             with table.folder.open(f"_delta_log/{handle.version() + 1:020d}.json") as log:
                 return name in log.read().decode()
         except FileNotFoundError:
-            raise OSError(one_line(error)) from error  # nobody was faster
+            raise OSError(plain(error)) from error  # nobody was faster
     return True
 
 

@@ -24,7 +24,7 @@ import pyarrow.fs as pafs
 
 from pipeline.address import Address, address_of
 from pipeline.config import Storage
-from pipeline.errors import LakeError
+from pipeline.errors import LakeError, one_line
 from pipeline.stores import settings
 from pipeline.stores.reading import open_file, writable
 
@@ -196,7 +196,7 @@ class DiskFolder:
         """What the system said."""
         told = error.strerror if isinstance(error, OSError) else None
         return LakeError(
-            f"folder {self.root}", f"cannot be used: {told or one_line(error)}", "Mend the cause."
+            f"folder {self.root}", f"cannot be used: {told or plain(error)}", "Mend the cause."
         )
 
 
@@ -314,7 +314,7 @@ class StoreFolder:
 
     def fault(self, error: Exception) -> LakeError:
         """What the store said, or what kept it from being asked."""
-        told = one_line(error)
+        told = plain(error)
         where = f"lake in {self.address.scheme}://{self.address.bucket}"
         if re.search("NO_SUCH_BUCKET|NoSuchBucket|bucket does not exist", told):
             return LakeError(where, "there is no such bucket", "Make it, or correct `lake`.")
@@ -365,10 +365,10 @@ def folder_of(root: str, storage: Storage | None = None) -> Folder:
     return StoreFolder(address, storage or Storage())
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, without colours and line ends, and without what signs a request."""
-    plain = _ANSI.sub("", " ".join(str(error).split()))
-    return _SIGNED.sub(r"\1=...", plain.replace("↳ ", ""))
+def plain(error: Exception) -> str:
+    """What a store's error says, in one line, without colours and without what signs a request."""
+    told = one_line(_ANSI.sub("", str(error)))
+    return _SIGNED.sub(r"\1=...", told.replace("↳ ", ""))
 
 
 def _entries(infos: Sequence[pafs.FileInfo], root: str) -> list[Entry]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.lake import Lake
-from pipeline.operate.schedule.child import LONGEST_ERROR, one_line
+from pipeline.operate.schedule.child import LONGEST_ERROR, in_short
 from pipeline.operate.schedule.records import RUNS, Run, RunTable, StageRun, stage_runs
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -103,7 +103,7 @@ def test_what_a_stage_tells_beyond_the_record_is_left_out() -> None:
 
 @given(st.text(max_size=2000))
 def test_an_error_is_one_short_line_without_controls(text: str) -> None:
-    line = one_line(text)
+    line = in_short(text)
     assert len(line) <= LONGEST_ERROR
     assert line.isprintable()
     assert len(f"{line}.".splitlines()) == 1

@@ -10,7 +10,7 @@ import pytest
 from pipeline.address import Address, address_of
 from pipeline.config import Storage
 from pipeline.errors import ConfigError
-from pipeline.stores.folder import StoreFolder, folder_of, one_line
+from pipeline.stores.folder import StoreFolder, folder_of, plain
 from pipeline.stores.settings import REDACTED, delta_options, hadoop, hadoop_version
 
 SECRET = "wJalrXUtnFEMI-K7MDENG"  # noqa: S105 - nobody's
@@ -122,7 +122,7 @@ def test_spark_shows_no_secret(name: str) -> None:
 
 
 def test_an_error_of_a_store_is_told_on_one_line_without_what_signs_it() -> None:
-    told = one_line(OSError("a\n \x1b[31m↳\x1b[0m GET https://x/y?sv=1&sig=abc%2F&x=1\n"))
+    told = plain(OSError("a\n \x1b[31m↳\x1b[0m GET https://x/y?sv=1&sig=abc%2F&x=1\n"))
     assert told == "a GET https://x/y?sv=...&sig=...&x=1"
 
 

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
+from pipeline.errors import one_line
+
 LINES_KEPT = 50
 LONGEST_ERROR = 500
 # What a child wrote is read long before; only a grandchild that outlives it keeps the pipe open.
@@ -110,14 +112,14 @@ class Child:
                     sys.stderr.flush()
 
 
-def one_line(text: str) -> str:
-    """A text as one line for logs and records: nothing in it breaks a line or moves a cursor."""
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+def in_short(text: str) -> str:
+    """A text as one line, not too long for logs and records."""
+    shown = one_line(text)
     return shown if len(shown) <= LONGEST_ERROR else shown[: LONGEST_ERROR - 3] + "..."
 
 
 def _complaint(lines: Sequence[str]) -> str:
-    told = [one_line(line) for line in lines if line.strip()]
+    told = [in_short(line) for line in lines if line.strip()]
     ours = [line.removeprefix(OURS) for line in told if line.startswith(OURS)]
     return (ours or told or [""])[-1]
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from pipeline.config import Job, Schedule
 from pipeline.lake import Lake
-from pipeline.operate.schedule.child import Child, Ended, one_line
+from pipeline.operate.schedule.child import Child, Ended, in_short
 from pipeline.operate.schedule.command import Command
 from pipeline.operate.schedule.locks import RunLock
 from pipeline.operate.schedule.records import Run, RunTable, stage_runs
@@ -138,7 +138,7 @@ class Runner:
         except Exception as error:
             # A full disk, a lake that is gone: loud, tried again, and no end of the service.
             log.exception("job %s could not be run or recorded", name)
-            told = one_line(f"{type(error).__name__}: {error}")
+            told = in_short(f"{type(error).__name__}: {error}")
             return replace(run, ended_at=datetime.now(UTC), outcome="failed", error=told)
         return run
 
