@@ -102,6 +102,8 @@ def test_files_lie_as_the_stream_reads_them_best(
             columns = [group.column(place) for place in range(group.num_columns)]
             plain = {column.path_in_schema for column in columns if not column.has_dictionary_page}
             assert dense <= plain
+            # What pyarrow calls LZ4 is Parquet's LZ4_RAW.
+            assert {column.compression for column in columns} == {"LZ4"}
 
 
 def test_featurizing_again_changes_nothing(
