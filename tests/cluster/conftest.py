@@ -286,7 +286,7 @@ def cluster(engine: None) -> Iterator[Cluster]:
     described = yaml.safe_load(FLIGHTS.read_text())
     described["schedule"]["jobs"] = {"score": {"cron": "0 0 1 1 *", "stages": ["score"]}}
     described["lake"] = "/lake/idle"
-    (lakes / "idle.yaml").write_text(yaml.safe_dump(described))
+    (lakes / "idle.yaml").write_text(yaml.safe_dump(described, sort_keys=False))
     own(lakes)
     ports = {name: free_port() for name in ("MASTER_PORT", "HISTORY_PORT", "MLFLOW_PORT")}
     cluster = Cluster(lakes, ports)

@@ -15,7 +15,9 @@ SERVICES = ("spark-master", "spark-worker", "history", "mlflow", "scheduler")
 
 
 def test_every_service_becomes_healthy_and_runs_as_nobody_special(cluster: Cluster) -> None:
-    containers = [each for service in SERVICES for each in cluster.containers(service)]
+    found = {service: cluster.containers(service) for service in SERVICES}
+    assert all(found.values()), found
+    containers = [each for those in found.values() for each in those]
     until(
         "health of all services",
         lambda: (
@@ -75,7 +77,8 @@ def test_who_does_not_know_the_secret_is_refused(cluster: Cluster, lie: str) -> 
     tried = cluster.submit("spark-submit", "--conf", lie, "jobs/report.py", "/lake/idle.yaml")
     code, out, err = tried.finish()
     assert code != 0, out
-    assert "lakestorm: EnvironmentFault: Spark" in err, err[-5000:]
+    # Where spark-submit puts all that Python says.
+    assert "lakestorm: EnvironmentFault: Spark" in out, out[-5000:] + err[-5000:]
     assert cluster.applications() == before
 
 
