@@ -133,6 +133,9 @@ class Features(Settings):
     tokens: dict[str, Tokens] = Field(default={}, max_length=1)
     series: dict[str, Series] = Field(default={}, max_length=1)
     rows_per_row_group: Positive = 8_192
+    compression: Literal["lz4_raw", "snappy", "zstd", "uncompressed"] = "lz4_raw"
+    """Of the table `features`. The stream reads `lz4_raw` fastest, see docs/stream.md; Trino reads
+    only the others."""
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Self:

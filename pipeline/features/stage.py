@@ -61,7 +61,9 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     lake.require_writable()
     clean = lake.table("clean").snapshot()
     require_no_leakage_in_clean(spark, pipeline, clean)
-    settings = pipeline.features.model_dump(mode="json", exclude={"rows_per_row_group"})
+    settings = pipeline.features.model_dump(
+        mode="json", exclude={"rows_per_row_group", "compression"}
+    )
     # Upkeep moves rows to other files: that is no reason for another fit.
     version = data_version(lake.table("clean"), clean.version)
     run = fingerprint(clean_version=version, clean=clean.folder.root, settings=settings)
@@ -100,7 +102,9 @@ def ensure_features(
     """
     table = lake.table(spec.table)
     written_as = fingerprint(
-        spec=spec.hash, rows_per_row_group=pipeline.features.rows_per_row_group
+        spec=spec.hash,
+        rows_per_row_group=pipeline.features.rows_per_row_group,
+        compression=pipeline.features.compression,
     )
     app = f"features/{spec.hash}"
     todo = backlog(app, table, lake.table("clean"), clean, spec.period_column)
@@ -130,7 +134,7 @@ def _write(
     frame = frame.sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)
     table.create(from_spark(frame.schema), (SPLIT, spec.period_column), f"features {spec.hash}")
     with table.attempt() as attempt:
-        options = writer_options(spec, pipeline.features.rows_per_row_group)
+        options = writer_options(spec, pipeline.features)
         files = attempt.write(frame, options)
         # Without any row, nothing may have passed by the observer.
         counts = {name: n for name, n in observation.get.items() if n} if todo.rows.rows else {}

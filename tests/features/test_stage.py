@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def test_files_lie_as_the_stream_reads_them_best(
             assert dense <= plain
             # What pyarrow calls LZ4 is Parquet's LZ4_RAW.
             assert {column.compression for column in columns} == {"LZ4"}
+
+
+def test_another_compression_is_another_way_to_write_the_same(
+    spark: SparkSession, made: tuple[Path, Lake, Outcome, FeatureSpec], tmp_path: Path
+) -> None:
+    root, _, done, spec = made
+    shutil.copytree(root, tmp_path / "copy")
+    pipeline = examples.pipeline(tmp_path / "copy", CHANGES | {"features.compression": "snappy"})
+    lake = Lake(pipeline.lake)
+    again, same = featurize(spark, pipeline, lake)
+    assert (again.rows_out, same.hash) == (done.rows_out, spec.hash)
+    for uri in lake.table(spec.table).snapshot().uris():
+        assert pq.read_metadata(uri).row_group(0).column(0).compression == "SNAPPY"
 
 
 def test_featurizing_again_changes_nothing(
