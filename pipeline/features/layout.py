@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from pipeline.config import Features
 from pipeline.features.spec import FeatureSpec
 
+LAYOUT_SETTINGS = {"rows_per_row_group", "compression"}
+"""Of `Features`: how the table lies, not what it holds. Another value is no reason for another fit,
+but for writing it anew."""
+
 
 def writer_options(spec: FeatureSpec, described: Features) -> Mapping[str, str]:
     """Options of Spark's Parquet writer.

@@ -14,7 +14,7 @@ from pipeline.features.catalogue import fitted_spec, record
 from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.fit import fit
 from pipeline.features.label import bad_labels, is_bad_label
-from pipeline.features.layout import writer_options
+from pipeline.features.layout import LAYOUT_SETTINGS, writer_options
 from pipeline.features.spec import FeatureSpec, Picture
 from pipeline.features.transform import (
     ABSENT,
@@ -61,9 +61,7 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     lake.require_writable()
     clean = lake.table("clean").snapshot()
     require_no_leakage_in_clean(spark, pipeline, clean)
-    settings = pipeline.features.model_dump(
-        mode="json", exclude={"rows_per_row_group", "compression"}
-    )
+    settings = pipeline.features.model_dump(mode="json", exclude=LAYOUT_SETTINGS)
     # Upkeep moves rows to other files: that is no reason for another fit.
     version = data_version(lake.table("clean"), clean.version)
     run = fingerprint(clean_version=version, clean=clean.folder.root, settings=settings)
@@ -102,9 +100,7 @@ def ensure_features(
     """
     table = lake.table(spec.table)
     written_as = fingerprint(
-        spec=spec.hash,
-        rows_per_row_group=pipeline.features.rows_per_row_group,
-        compression=pipeline.features.compression,
+        spec=spec.hash, **pipeline.features.model_dump(include=LAYOUT_SETTINGS)
     )
     app = f"features/{spec.hash}"
     todo = backlog(app, table, lake.table("clean"), clean, spec.period_column)

@@ -88,13 +88,21 @@ def layout_of(path: str) -> dict[str, set[tuple[str, bool]]]:
 
 @pytest.mark.parametrize("noted", [None, "100"])
 def test_encoding_compression_and_row_groups_stay(tmp_path: Path, noted: str | None) -> None:
-    schema = pa.schema([("key", pa.string()), ("x", pa.float32()), ("ids", pa.list_(pa.int32()))])
+    schema = pa.schema(
+        [
+            ("key", pa.string()),
+            ("x", pa.float32()),
+            ("ids", pa.list_(pa.int32())),
+            ("n", pa.int32()),
+        ]
+    )
     table = Lake(tmp_path).table("t")
     table.create(schema)
-    required = pa.schema([schema.field(0), schema.field(1).with_nullable(False), schema.field(2)])
+    required = schema.set(1, schema.field(1).with_nullable(False))
     for i in range(3):
         rows = pa.table(
-            {"key": ["k"] * 70, "x": [float(i)] * 70, "ids": [[i, i]] * 70}, schema=required
+            {"key": ["k"] * 70, "x": [float(i)] * 70, "ids": [[i, i]] * 70, "n": [i] * 70},
+            schema=required,
         )
         attempt = table.attempt()
         (Path(table.root) / attempt.folder).mkdir()
@@ -103,7 +111,7 @@ def test_encoding_compression_and_row_groups_stay(tmp_path: Path, noted: str | N
             rows,
             f"{table.root}/{path}",
             use_dictionary=["key"],
-            compression={"key": "zstd", "x": "none", "ids.list.element": "lz4"},
+            compression={"key": "zstd", "x": "none", "ids.list.element": "snappy", "n": "lz4"},
         )
         notes = {} if noted is None else {ROWS_PER_ROW_GROUP: noted}
         commit(table, [data_file(table.folder, path, schema, ())], notes=notes)
@@ -116,7 +124,8 @@ def test_encoding_compression_and_row_groups_stay(tmp_path: Path, noted: str | N
         == {
             "key": {("ZSTD", True)},
             "x": {("UNCOMPRESSED", False)},
-            "ids.list.element": {("LZ4", False)},
+            "ids.list.element": {("SNAPPY", False)},
+            "n": {("LZ4", False)},
         }
     )
     footer = pq.read_metadata(uri)
@@ -128,6 +137,7 @@ def test_encoding_compression_and_row_groups_stay(tmp_path: Path, noted: str | N
     merged = pl.read_delta(table.root)
     assert merged["x"].to_list() == [0.0] * 70 + [1.0] * 70 + [2.0] * 70
     assert merged["ids"].to_list() == [[0, 0]] * 70 + [[1, 1]] * 70 + [[2, 2]] * 70
+    assert merged["n"].to_list() == [0] * 70 + [1] * 70 + [2] * 70
 
 
 def test_a_commit_that_lands_meanwhile_is_not_lost(
