@@ -25,6 +25,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 
 from pipeline.clean.frames import accepted, arranged, judged, rejected
+from pipeline.clean.partitions import partitions_by_size
 from pipeline.clean.quality import (
     Counts,
     counts_of,
@@ -269,9 +270,12 @@ class _Increment:
         before = self._tables["clean"].snapshot() if own else None
         batch = _Batch(number, Found(new, found.rights), before)
         notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new)}
-        self.rows += _Merge(self._spark, self._pipeline, self._tables, batch).commit(
-            self._app, notes
-        )
+        stored_bytes = sum(file.bytes for file in new)
+        if before is not None:
+            stored_bytes += sum(file.bytes for file in before.files)
+        with partitions_by_size(self._spark, stored_bytes):
+            merge = _Merge(self._spark, self._pipeline, self._tables, batch)
+            self.rows += merge.commit(self._app, notes)
         self.files += len(new)
 
     def _mended(self, files: Sequence[RawFile]) -> dict[str, str]:

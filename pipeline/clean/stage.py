@@ -13,6 +13,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Observation, SparkSession
 
 from pipeline.clean.frames import accepted, arranged, judged, rejected
+from pipeline.clean.partitions import partitions_by_size
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
@@ -95,7 +96,8 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     # A run that stopped between its commits is finished under its own number.
     unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
     transaction = Transaction(app, newest if unfinished else newest + 1)
-    _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
+    with partitions_by_size(spark, sum(file.bytes for file in found.subject)):
+        _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
     return outcome_of(tables["clean"], time.monotonic() - started, unchanged=False)
 
 
