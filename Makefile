@@ -6,7 +6,7 @@
 #   make test-airflow  the DAGs of conf/airflow in a real Airflow, which it gets into .venv-airflow
 #   make check         format, lint, types, and which way imports go
 #   make bench         the benchmarks, but for the next one
-#   make bench-scale   10, 30 and 100 million rows through all stages: an hour and more, 45 GB of disk
+#   make bench-scale   10, 30 and 100 million rows through all stages: an hour, 33 GB of disk
 #   make cluster-up    a Spark cluster, MLflow and the scheduler in containers; needs Docker
 #   make cluster-demo  the flights pipeline on it, by spark-submit
 #   make cluster-down  stops it; what it wrote stays in its volumes
