@@ -92,7 +92,7 @@ def test_tables_do_not_depend_on_how_many_tasks_compare(
 
     monkeypatch.setattr(increment if incremental else stage, "counts_of", counts_when_written)
     raw_bytes = sum(file.bytes for file in find_files(small.source, "source"))
-    monkeypatch.setattr(partitions, "TASK_BYTES", raw_bytes / 50)
+    monkeypatch.setattr(partitions, "TASK_BYTES", raw_bytes / 49.5)
     way(spark, small, by_many)
     assert seen == ["50"]
     for name, rows in tables(by_one).items():
