@@ -204,13 +204,12 @@ def _measured(
             seconds = time.perf_counter() - started
         if came != expected.clean:
             raise SystemExit(f"{name}: {came:,} rows instead of {expected.clean:,}")
-        written = {table: lake.table(table).snapshot().files for table in tables[name]}
         stages[name] = Stage(
             seconds=seconds,
             peak_mb=peaks,
             table_bytes={
-                table.partition("/")[0]: sum(file.bytes for file in files)
-                for table, files in written.items()
+                table.partition("/")[0]: lake.table(table).snapshot().bytes
+                for table in tables[name]
             },
         )
         print(f"{rows:,} rows: {name}, {seconds:.1f} s", file=sys.stderr, flush=True)

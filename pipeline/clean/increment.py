@@ -12,18 +12,17 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from py4j.protocol import Py4JJavaError
 from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 
+from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, local_path, query_id
 from pipeline.clean.frames import accepted, arranged, judged, rejected
 from pipeline.clean.partitions import partitions_by_size
 from pipeline.clean.quality import (
@@ -183,7 +182,7 @@ class _Increment:
             return
         remedy = "Run `lakestorm clean --incremental --rebuild`: it reads all files once more."
         if writer is None:
-            if _last_batch(self._checkpoint) >= 0:
+            if last_batch(self._checkpoint) >= 0:
                 raise LakeError("table clean", "is not there, but files were read for it", remedy)
             return
         if not self._checkpoint.exists() or writer != self._app:
@@ -193,7 +192,7 @@ class _Increment:
                 remedy,
             )
         reached = clean.transaction_version(self._app)
-        if _last_batch(self._checkpoint) > (-1 if reached is None else reached):
+        if last_batch(self._checkpoint) > (-1 if reached is None else reached):
             raise LakeError(
                 "table clean", "was taken back to an earlier version: it lacks files read", remedy
             )
@@ -239,8 +238,7 @@ class _Increment:
     @property
     def _app(self) -> str:
         """Named after the query, whose id lasts as long as its checkpoint."""
-        known: dict[str, Any] = json.loads((self._checkpoint / "metadata").read_text())
-        return f"clean/{known['id']}"
+        return f"clean/{query_id(self._checkpoint)}"
 
     def _on_batch(self, files: DataFrame, number: int) -> None:
         try:
@@ -248,7 +246,7 @@ class _Increment:
             if last is not None and last >= number:
                 return  # committed, and killed before the checkpoint knew
             # The names of files, no rows.
-            paths = {_local(row["path"]) for row in files.collect()}
+            paths = {local_path(row["path"]) for row in files.collect()}
             if paths:
                 self._take(paths, number)
         except BaseException as error:
@@ -272,18 +270,18 @@ class _Increment:
         notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new)}
         stored_bytes = sum(file.bytes for file in new)
         if before is not None:
-            stored_bytes += sum(file.bytes for file in before.files)
+            stored_bytes += before.bytes
         with partitions_by_size(self._spark, stored_bytes):
             merge = _Merge(self._spark, self._pipeline, self._tables, batch)
             self.rows += merge.commit(self._app, notes)
         self.files += len(new)
 
     def _mended(self, files: Sequence[RawFile]) -> dict[str, str]:
-        found = {path: time for path, time, _ in _files_found(self._checkpoint)}
+        found = {path: time for path, time, _ in files_found(self._checkpoint)}
         mended = {
-            file.path: _milliseconds(file)
+            file.path: changed_ms(file)
             for file in files
-            if found.get(file.path, _milliseconds(file)) != _milliseconds(file)
+            if found.get(file.path, changed_ms(file)) != changed_ms(file)
         }
         return {MENDED: json.dumps(mended)} if mended else {}
 
@@ -294,9 +292,9 @@ class _Increment:
         for entry in reversed(self._tables["clean"].history()):
             mended |= json.loads(entry.get(MENDED, "{}"))
         done = self._tables["clean"].transaction_version(self._app)
-        for path, milliseconds, batch in _files_found(self._checkpoint):
+        for path, milliseconds, batch in files_found(self._checkpoint):
             file = present.get(path) if done is not None and batch <= done else None
-            if file is not None and _milliseconds(file) != mended.get(path, milliseconds):
+            if file is not None and changed_ms(file) != mended.get(path, milliseconds):
                 raise SourceError(
                     f"file {path}",
                     "was changed after it was read",
@@ -444,28 +442,3 @@ class _Merge:
         }
         by_footers = rows_by_footers(self._pipeline.source, self._batch.found.subject)
         require_exact(counts, written, by_footers, f"stage clean, batch {self._batch.number}")
-
-
-def _local(uri: str) -> str:
-    """The path of a file that Spark names by its URI."""
-    return unquote(urlsplit(uri).path)
-
-
-def _last_batch(checkpoint: Path) -> int:
-    """The last batch that Spark knows to be committed; -1 before the first."""
-    names = [path.name for path in (checkpoint / "commits").glob("[0-9]*")]
-    return max((int(name) for name in names if name.isdecimal()), default=-1)
-
-
-def _milliseconds(file: RawFile) -> int:
-    """When it was changed, as Spark counts."""
-    return file.modified_ns // 1_000_000
-
-
-def _files_found(checkpoint: Path) -> Iterator[tuple[str, int, int]]:
-    """Files that the query found, their time of change in ms and their batch, by Spark's log."""
-    log = checkpoint / "sources" / "0"
-    for part in sorted(log.glob("[0-9]*")) if log.is_dir() else ():
-        for line in part.read_text().splitlines()[1:]:  # the first names the format's version
-            entry: dict[str, Any] = json.loads(line)
-            yield _local(entry["path"]), int(entry["timestamp"]), int(entry["batchId"])

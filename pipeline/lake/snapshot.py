@@ -65,6 +65,11 @@ class Snapshot:
         """Rows in all files, from the log alone."""
         return sum(file.rows for file in self.files)
 
+    @property
+    def bytes(self) -> int:
+        """Of all files, from the log alone."""
+        return sum(file.bytes for file in self.files)
+
     def of_files(self, files: Iterable[DataFile]) -> Snapshot:
         """The same version with only these of its files."""
         return replace(self, files=tuple(sorted(files, key=lambda file: file.path)))

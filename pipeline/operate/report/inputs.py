@@ -114,6 +114,6 @@ def _facts(lake: Lake, snapshot: Snapshot) -> TableFacts:
         newest=max(times, default=snapshot.version),
         rows=snapshot.rows,
         files=len(snapshot.files),
-        bytes=sum(file.bytes for file in snapshot.files),
+        bytes=snapshot.bytes,
         committed_at=None if stamp is None else datetime.fromtimestamp(stamp / 1000, UTC),
     )
