@@ -40,22 +40,23 @@ class Address:
         return f"{self.scheme}://{self.bucket}/{self.path}".rstrip("/")
 
 
-def address_of(lake: str) -> Address | None:
-    """Reads where a lake is; None for a folder of this machine.
+def address_of(place: str, setting: str = "lake") -> Address | None:
+    """Reads where a lake or raw files are; None for a folder of this machine.
 
     Args:
-        lake: A path, or a URI of an object store. `s3a://` and `s3n://` mean `s3://`.
+        place: A path, or a URI of an object store. `s3a://` and `s3n://` mean `s3://`.
+        setting: Where it is written, for the message.
 
     Raises:
         ConfigError: No store answers to the URI, it names no bucket, or it holds what does not
             belong there. A secret in it is not repeated.
     """
-    scheme, found, rest = lake.partition("://")
+    scheme, found, rest = place.partition("://")
     if not found:
         return None
     if scheme not in _SCHEMES:
         raise ConfigError(
-            "lake",
+            setting,
             f"is in no store that is known: {scheme}://",
             f"Give a folder by its path, or {_FORMS}.",
         )
@@ -63,17 +64,17 @@ def address_of(lake: str) -> Address | None:
     known = _SCHEMES[scheme]
     if (":" in bucket or "@" in bucket) and (known != "abfss" or not _AZURE.fullmatch(bucket)):
         raise ConfigError(
-            "lake",
+            setting,
             f"the URI holds more than a bucket, perhaps a secret: {scheme}://...",
             f"Give {_FORMS}; credentials come from the environment: docs/deploy.md.",
         )
     fits = (_AZURE if known == "abfss" else _BUCKET).fullmatch(bucket)
     if not fits:
         what = "no container and account" if known == "abfss" else "no bucket"
-        raise ConfigError("lake", f"{scheme}://{bucket} names {what}", f"Give {_FORMS}.")
+        raise ConfigError(setting, f"{scheme}://{bucket} names {what}", f"Give {_FORMS}.")
     if not _PATH.fullmatch(path) or "//" in path or {".", ".."} & {*path.split("/")}:
         raise ConfigError(
-            "lake",
+            setting,
             f"the folder in {scheme}://{bucket} has characters that stores spell differently",
             "Name it with letters, digits, `.`, `_`, `-` and `=`, without a query.",
         )

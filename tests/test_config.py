@@ -14,7 +14,7 @@ FLIGHTS = Path(__file__).parent.parent / "conf" / "pipelines" / "flights.yaml"
 def test_set_overrides_and_interpolation_resolves() -> None:
     pipeline = load_pipeline(FLIGHTS, ["train.epochs=3", "lake=/somewhere"])
     assert pipeline.train.epochs == 3
-    assert pipeline.source.path == "/somewhere/raw/flights"
+    assert pipeline.source.path == ("/somewhere/raw/flights",)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ class _Increment:
             .option("pathGlobFilter", f"{{{','.join(ENDINGS[source.format])}}}")
             .option("recursiveFileLookup", "true")
             .option("maxFileAge", _ANY_AGE)
-            .load(str(Path(source.path).absolute()))
+            .load(str(Path(source.path[0]).absolute()))
             .select("path")
         )
         writer = (

@@ -99,11 +99,11 @@ def find_files(files: Files, setting: str) -> list[RawFile]:
     where = f"{setting}.path"
     _refuse_options(files, setting)
     _refuse_bytes_of_text(files, setting)
-    folder, root = Path(files.path), _root(files)
+    folder, root = Path(files.path[0]), _root(files)
     if folder.is_dir():
         paths = [path for ending in ENDINGS[files.format] for path in folder.rglob(ending)]
     else:
-        paths = [Path(path) for path in glob.glob(files.path, recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        paths = [Path(path) for path in glob.glob(files.path[0], recursive=True)]  # noqa: PTH207 (Path.glob takes no absolute pattern)
     # A folder that Spark wrote is often called `x.parquet` itself.
     absolute = [Path(os.path.abspath(path)) for path in paths if path.is_file()]  # noqa: PTH100 (links stay as they are named)
     named = {path.relative_to(root).as_posix(): path for path in absolute}
@@ -111,7 +111,7 @@ def find_files(files: Files, setting: str) -> list[RawFile]:
     if not visible:
         raise SourceError(
             where,
-            f"there is no {files.format} file in {files.path}",
+            f"there is no {files.format} file in {files.path[0]}",
             "Put the raw files there, or set the path to where they are.",
         )
     unreadable = [path for path in visible.values() if UNREADABLE_NAME.search(str(path))]
@@ -171,7 +171,7 @@ def _refuse_bytes_of_text(files: Files, setting: str) -> None:
 
 def _root(files: Files) -> Path:
     """The folder that names are relative to: the part of the path without wildcards."""
-    root = Path(os.path.abspath(files.path))  # noqa: PTH100 (links stay as they are named)
+    root = Path(os.path.abspath(files.path[0]))  # noqa: PTH100 (links stay as they are named)
     if root.is_dir():
         return root
     parts = root.parts

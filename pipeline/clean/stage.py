@@ -105,11 +105,11 @@ def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
     """The pipeline with a source that Spark can read, which may have to be written first."""
     source = pipeline.source
     if source.sample == "nycflights13":
-        nycflights13.lay_out(Path(source.path))
+        nycflights13.lay_out(Path(source.path[0]))
     if source.format != "idx":
         return pipeline
-    folder = idx.lay_out(Path(source.path), lake.work("raw", pipeline.name))
-    parquet = source.model_copy(update={"path": str(folder), "format": "parquet"})
+    folder = idx.lay_out(Path(source.path[0]), lake.work("raw", pipeline.name))
+    parquet = source.model_copy(update={"path": (str(folder),), "format": "parquet"})
     return pipeline.model_copy(update={"source": parquet})
 
 

@@ -6,20 +6,22 @@ Past this package no dict of settings travels. A section a module, in the data's
 reached, `pipeline` is the whole, and `reading` loads it.
 """
 
-from pipeline.config.clean import Action, Dedupe, Join, Rule
+from pipeline.config.clean import ROW_ID, Action, Dedupe, Join, Rule
 from pipeline.config.features import Features, Label, Numeric, Splits, Task
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.reading import load_pipeline
 from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
 from pipeline.config.score import Drift, Thresholds
-from pipeline.config.source import Column, Files
+from pipeline.config.source import OTHER_COLUMNS, Column, Files, Policies, Source
 from pipeline.config.storage import Storage
 from pipeline.config.train import LOSSES, METRICS, Train
 
 __all__ = [
     "LOSSES",
     "METRICS",
+    "OTHER_COLUMNS",
+    "ROW_ID",
     "STAGE_NAMES",
     "Action",
     "Activation",
@@ -37,9 +39,11 @@ __all__ = [
     "Model",
     "Numeric",
     "Pipeline",
+    "Policies",
     "Rnn",
     "Rule",
     "Schedule",
+    "Source",
     "Splits",
     "Storage",
     "Task",

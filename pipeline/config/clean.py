@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -44,6 +44,10 @@ class Join(Files):
         return self
 
 
+ROW_ID = "row_id"
+"""Column that names a row where `clean.row_id` asks for one."""
+
+
 class Period(Settings):
     """The partition of time that tables share; large enough that files do not become small."""
 
@@ -54,6 +58,12 @@ class Period(Settings):
 
 class Clean(Settings):
     """Stage 1: raw files to the tables `clean`, `quarantine` and `quality`."""
+
+    added: ClassVar = frozenset({"row_id"})
+
+    row_id: Literal["position", "content"] | None = None
+    """Adds the column `row_id`, a stable name of a row: `position`, its file's name and its place
+    in it; `content`, a hash of its values, so that equal rows have equal ids."""
 
     rules: dict[Name, Rule] = {}
     dedupe: Dedupe | None = None

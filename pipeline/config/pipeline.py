@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.address import address_of
-from pipeline.config.clean import Clean
+from pipeline.config.clean import ROW_ID, Clean, Dedupe
 from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.settings import Name, Settings, require_known
-from pipeline.config.source import Source
+from pipeline.config.source import OTHER_COLUMNS, Files, Source
 from pipeline.config.storage import Storage
 from pipeline.config.train import LOSSES, METRICS, Train
+from pipeline.config.types import is_orderable
 
 
 class Pipeline(Settings):
@@ -41,6 +42,22 @@ class Pipeline(Settings):
         address_of(lake)
         return lake
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_may_be_made(cls, given: Any) -> Any:
+        """Reads `features.keys: auto` as the column that `clean.row_id` makes."""
+        features, clean = _section(given, "features"), _section(given, "clean")
+        if features.get("keys") != "auto":
+            return given
+        keyed = {**clean, "row_id": clean.get("row_id", "position")}
+        return {**given, "features": {**features, "keys": [ROW_ID]}, "clean": keyed}
+
+    @property
+    def raw(self) -> dict[str, Files]:
+        """All that is read from outside the lake, by the setting that describes it."""
+        joins = {f"clean.joins.{name}": join for name, join in self.clean.joins.items()}
+        return {"source": self.source, **joins}
+
     @model_validator(mode="after")
     def _storage_fits_the_lake(self) -> Self:
         address = address_of(self.lake)
@@ -55,27 +72,26 @@ class Pipeline(Settings):
             for name in ("endpoint", "region"):
                 if getattr(self.storage, name) is not None:
                     raise ValueError(f"storage.{name} says nothing to {address.scheme}://")
-        joins = {f"clean.joins.{name}.path": join.path for name, join in self.clean.joins.items()}
-        for setting, path in {"source.path": self.source.path, **joins}.items():
-            if "://" in path:
-                raise ValueError(
-                    f"{setting} is {path}: raw files are read from folders only; give a path that "
-                    "driver and executors have"
-                )
+        return self
+
+    @model_validator(mode="after")
+    def _raw_data_has_addresses(self) -> Self:
+        for setting, files in self.raw.items():
+            for path in files.path:
+                address_of(path, f"{setting}.path")
         return self
 
     @model_validator(mode="after")
     def _columns_exist(self) -> Self:
         contract = set(self.source.columns)
+        if self.source.policies.new_column == "keep":
+            contract.add(OTHER_COLUMNS)
+        if self.clean.row_id is not None:
+            if ROW_ID in contract:
+                raise ValueError(f"source.columns.{ROW_ID}: clean.row_id makes this column")
+            contract.add(ROW_ID)
         if self.clean.dedupe is not None:
-            require_known("clean.dedupe.keys", self.clean.dedupe.keys, contract)
-            require_known("clean.dedupe.latest_by", self.clean.dedupe.latest_by, contract)
-            for key in self.clean.dedupe.keys:
-                if not self.source.columns[key].required:
-                    raise ValueError(
-                        f"clean.dedupe.keys: {key!r} may be null, and rows without a key are not "
-                        f"duplicates; set source.columns.{key}.required: true"
-                    )
+            _require_comparable(self.source, self.clean.dedupe, contract)
         columns = set(contract)
         for name, join in self.clean.joins.items():
             require_known(f"clean.joins.{name}.on", join.on, contract)
@@ -93,6 +109,28 @@ class Pipeline(Settings):
             require_known(f"features.{section}", getattr(self.features, section), columns)
         _require_network_fits(self.features, self.train)
         return self
+
+
+def _require_comparable(source: Source, dedupe: Dedupe, contract: set[str]) -> None:
+    """Duplicates are found by columns that are there in every row and can be compared."""
+    require_known("clean.dedupe.keys", dedupe.keys, contract)
+    require_known("clean.dedupe.latest_by", dedupe.latest_by, contract)
+    for key in (*dedupe.keys, *dedupe.latest_by):
+        column = source.column_of(key)
+        if column is None:
+            continue  # made by us, in every row
+        if not is_orderable(column.kind):
+            raise ValueError(f"clean.dedupe: {key!r} is {column.type}, which cannot be compared")
+        if key in dedupe.keys and not column.required:
+            raise ValueError(
+                f"clean.dedupe.keys: {key!r} may be null, and rows without a key are not "
+                f"duplicates; set source.columns.{key}.required: true"
+            )
+
+
+def _section(given: Any, name: str) -> dict[str, Any]:
+    section = given.get(name) if isinstance(given, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 def _require_network_fits(features: Features, train: Train) -> None:

@@ -17,6 +17,10 @@ from pipeline.config.pipeline import Pipeline
 from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, one_line
 
+# A contract of 20,000 columns; OmegaConf's own limit is at 2,500. It also refuses, whatever this
+# says, a file whose aliases make more than a hundred nodes of one.
+_MOST_NODES = 100_000
+
 
 def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     """Reads and checks one pipeline.
@@ -43,7 +47,7 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
             "--set", f"{malformed[0]!r} has no `=`", "Write it as --set train.epochs=3."
         )
     try:
-        described = OmegaConf.load(path)
+        described = OmegaConf.load(path, max_yaml_expanded_nodes=_MOST_NODES)
         if not isinstance(described, DictConfig):
             raise ConfigError(
                 str(path), "holds no settings", "Start from conf/pipelines/flights.yaml."
@@ -96,7 +100,8 @@ def _allowed_here(location: Sequence[int | str]) -> str:
     annotation: Any = Pipeline
     for part in parents:
         annotation = _annotation_below(annotation, str(part))
-    names = sorted(_settings_class(annotation).model_fields)
+    fields = _settings_class(annotation).model_fields
+    names = sorted(field.alias or name for name, field in fields.items())
     close = difflib.get_close_matches(str(unknown), names, n=1)
     hint = f"Did you mean {close[0]}? " if close else ""
     return f"{hint}Allowed here: {', '.join(names)}."

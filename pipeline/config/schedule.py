@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, Literal, get_args
-from zoneinfo import available_timezones
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.settings import Name, Positive, Settings
+from pipeline.config.settings import Name, Positive, Settings, TimeZone
 
 StageName = Literal["clean", "featurize", "train", "score", "report"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)
@@ -45,8 +43,8 @@ class Job(Settings):
 class Schedule(Settings):
     """What `lakestorm schedule` does, and when."""
 
-    time_zone: str = "UTC"
-    """IANA name, such as `Europe/Berlin`: where the hours of `cron` are read off the clock."""
+    time_zone: TimeZone = "UTC"
+    """Where the hours of `cron` are read off the clock."""
     jobs: dict[Name, Job] = Field(min_length=1)
     health_port: int = Field(default=8090, ge=0, lt=2**16)
     """Port of the loopback that answers `/health`; 0 takes any that is free."""
@@ -68,16 +66,6 @@ class Schedule(Settings):
             for name, job in jobs.items()
         }
         return {**given, "jobs": named}
-
-    @field_validator("time_zone")
-    @classmethod
-    def _time_zone_exists(cls, name: str) -> str:
-        known = available_timezones()
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise ValueError(f"there is no time zone {name!r}{hint}")
-        return name
 
     @field_validator("webhook_env")
     @classmethod

@@ -1,42 +1,161 @@
-"""Raw files, and the contract for their columns."""
+"""Raw data, and the contract for its columns."""
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
-from pipeline.config.settings import ColumnName, Settings
+from pipeline.config.settings import ColumnName, Settings, TimeZone, is_pattern
+from pipeline.config.storage import Storage
+from pipeline.config.types import Atomic, Type, atoms, parse_type
 
-ColumnType = Literal[
-    "string", "boolean", "int", "bigint", "float", "double", "date", "timestamp", "binary"
-]
-FileFormat = Literal["parquet", "csv", "json"]
+ColumnType = Annotated[str, AfterValidator(lambda text: str(parse_type(text)))]
+FileFormat = Literal["parquet", "csv", "json", "delta"]
+OTHER_COLUMNS = "other_columns"
+"""Column of `clean` that holds new columns under the policy `new_column: keep`."""
+_TIMES = ("date", "timestamp", "timestamp_ntz")
+
+
+def _one_or_more(given: Any) -> Any:
+    """Lets a setting be written as one text where several are allowed."""
+    return (given,) if isinstance(given, str) else given
+
+
+Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_more)]
 
 
 class Column(Settings):
     """One column of a contract."""
 
+    added: ClassVar = frozenset(
+        {"names", "format", "decimal_separator", "grouping", "time_zone", "default", "sensitive"}
+    )
+
     type: ColumnType
-    """The type that raw values are cast to; a value that does not cast is a fault of its row."""
+    """The type that raw values are cast to, as Spark SQL spells it: `int`, `decimal(12,2)`,
+    `array<double>`, `struct<age: int>`. A value that does not cast is a fault of its row."""
     required: bool = False
     """Whether a null is a fault of its row."""
+    names: Texts = Field(default=(), alias="from")
+    """Names of the column in the files, if it has another one there; of several the first that a
+    file has. A path such as `user.age` is a field of a struct, unless a column has that name."""
+    format: Texts = ()
+    """For dates and times written as text: patterns of Spark, tried in order; else ISO 8601."""
+    decimal_separator: Literal[".", ","] = "."
+    """For numbers written as text."""
+    grouping: Literal[",", ".", " ", "'", "_"] | None = None
+    """For numbers written as text: what stands between groups of three digits."""
+    time_zone: TimeZone | None = None
+    """Zone of times that name none; by default the source's."""
+    default: bool | int | float | str | None = None
+    """Stands for the column where a file lacks it, under the policy `missing_column: default`."""
+    sensitive: bool = False
+    """Whether its values are kept out of reports, examples, quarantine, logs and errors."""
+
+    @model_validator(mode="after")
+    def _settings_fit_the_type(self) -> Self:
+        ends = {str(each) if isinstance(each, Atomic) else "decimal" for each in atoms(self.kind)}
+        numbers = {"tinyint", "smallint", "int", "bigint", "float", "double", "decimal"}
+        if self.format and not ends & {*_TIMES}:
+            raise ValueError(f"format says nothing to the type {self.type}")
+        if (self.grouping or self.decimal_separator != ".") and not ends & numbers:
+            raise ValueError(f"decimal_separator and grouping say nothing to the type {self.type}")
+        if self.grouping == self.decimal_separator:
+            raise ValueError(f"grouping and decimal_separator are both {self.grouping!r}")
+        if self.time_zone and "timestamp" not in ends:
+            raise ValueError(f"time_zone says nothing to the type {self.type}")
+        return self
+
+    @property
+    def kind(self) -> Type:
+        """The type, taken apart."""
+        return parse_type(self.type)
+
+
+class Policies(Settings):
+    """What happens when files are not what the contract says; no default loses anything silently."""
+
+    new_column: Literal["ignore", "keep", "fail"] = "ignore"
+    """A column that the contract does not name: `ignore` (the run's outcome names it), `keep` (its
+    text goes to the column `other_columns`, a map), `fail`."""
+    missing_column: Annotated[
+        Literal["fail", "null", "default"],
+        BeforeValidator(lambda given: "null" if given is None else given),
+    ] = "fail"
+    """A column that a file lacks: `fail`, `null`, or `default` (the column's, else null). That no
+    file has it is always an error."""
+    widened_type: Literal["cast", "fail"] = "cast"
+    """A column stored in a wider type than the contract's, such as `bigint` for `int`: `cast` what
+    casts and quarantine the rest, or `fail`."""
+    narrowed_type: Literal["cast", "fail"] = "cast"
+    """A column stored in a narrower type, such as `int` for `bigint`: every value casts."""
+    changed_type: Literal["cast", "fail"] = "cast"
+    """A column stored in a type of another family, such as `string` for `int`."""
+    case: Literal["exact", "ignore"] = "exact"
+    """Whether `ID` in a file is the contract's `id`."""
 
 
 class Files(Settings):
-    """Raw files and the contract for their columns."""
+    """Raw files, or a table, and the contract for their columns."""
 
-    path: str
-    """Folder or glob of the raw files; relative paths start at the working directory."""
+    added: ClassVar = frozenset({"table", "version", "as_of", "storage", "policies", "time_zone"})
+
+    path: Texts = ()
+    """Folder, file or glob, or several of them, on a disk or in an object store; relative paths
+    start at the working directory."""
+    table: str | None = Field(default=None, pattern=r"^[^\s`;]+$")
+    """In the place of a path: a table of the session's catalogue, such as `db.events`."""
     format: FileFormat = "parquet"
+    """A folder that holds a Delta table is read as one, also under `parquet`."""
+    version: int | None = Field(default=None, ge=0)
+    """Of a Delta table; the newest by default."""
+    as_of: datetime | None = None
+    """Of a Delta table: its newest version at this time."""
     options: dict[str, str] = {}
-    """Options of Spark's reader, such as `header: "true"` for CSV."""
+    """Options of Spark's reader, such as `sep: ";"` for CSV."""
+    storage: Storage | None = None
+    """How the store is reached, where it is not the lake's."""
+    policies: Policies = Policies()
+    time_zone: TimeZone = "UTC"
+    """Zone of times that name none."""
     columns: dict[ColumnName, Column] = Field(min_length=1)
-    """Contract: column name to type. Columns of the files that are not named are ignored."""
+    """Contract: column name to type, in order. A name with `*` or `?` stands for all columns of the
+    files that match it and that no other entry names."""
+
+    @field_serializer("path")
+    def _one_path_as_text(self, path: tuple[str, ...]) -> str | tuple[str, ...]:
+        return path[0] if len(path) == 1 else path
+
+    @model_validator(mode="after")
+    def _one_place_is_named(self) -> Self:
+        if bool(self.path) == bool(self.table):
+            raise ValueError("name either a path or a table")
+        if self.version is not None and self.as_of is not None:
+            raise ValueError("version and as_of: name one of them")
+        for name, column in self.columns.items():
+            if is_pattern(name) and column.names:
+                raise ValueError(f"columns.{name}: a pattern stands for its columns' own names")
+        if OTHER_COLUMNS in self.columns and self.policies.new_column == "keep":
+            raise ValueError(f"columns.{OTHER_COLUMNS}: policies.new_column needs that name")
+        return self
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Those names of the contract that stand for several columns."""
+        return tuple(name for name in self.columns if is_pattern(name))
+
+    def column_of(self, name: str) -> Column | None:
+        """What the contract says of a column, by its name or else by the first pattern."""
+        if name in self.columns:
+            return self.columns[name]
+        return next((self.columns[each] for each in self.patterns if fnmatchcase(name, each)), None)
 
 
 class Source(Files):
-    """The raw files of the pipeline's subject."""
+    """The raw data of the pipeline's subject."""
 
     format: FileFormat | Literal["idx"] = "parquet"  # type: ignore[assignment]
     """`idx`: images and labels as MNIST has them, laid out as Parquet in the lake first."""
