@@ -22,6 +22,7 @@ _SCHEMES: dict[str, Scheme] = {
 _AZURE = re.compile(r"[a-z0-9-]+@[a-z0-9]+(\.[a-z0-9-]+)+")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]+")
 # What every store, Hadoop and delta-rs spell alike, with nothing to be escaped.
+_ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _PATH = re.compile(r"[\w.=/-]*", re.ASCII)
 _FORMS = "s3://BUCKET/FOLDER, abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER or gs://BUCKET/FOLDER"
 
@@ -79,3 +80,18 @@ def address_of(place: str, setting: str = "lake") -> Address | None:
             "Name it with letters, digits, `.`, `_`, `-` and `=`, without a query.",
         )
     return Address(known, bucket, path.strip("/"))
+
+
+def refuse_escapes(place: str, setting: str) -> None:
+    """Refuses a path to a Delta table that delta-rs would decode, and so look for elsewhere.
+
+    Raises:
+        ConfigError: It holds a per cent sign with two hexadecimal digits behind it.
+    """
+    escape = _ESCAPE.search(place)
+    if escape is not None:
+        raise ConfigError(
+            setting,
+            f"has {escape.group()} in its path ({place}), which delta-rs takes for one character",
+            "Name another folder, or rename this one.",
+        )

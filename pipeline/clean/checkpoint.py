@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.clean.raw import RawFile
+from pipeline.sources.raw import RawFile
 
 
 def query_id(checkpoint: Path) -> str:
@@ -25,11 +25,11 @@ def last_batch(checkpoint: Path) -> int:
 
 def files_found(checkpoint: Path) -> Iterator[tuple[str, int, int]]:
     """Files that the query found, their time of change in ms and their batch, by Spark's log."""
-    log = checkpoint / "sources" / "0"
-    for part in sorted(log.glob("[0-9]*")) if log.is_dir() else ():
+    # A log a folder of the source.
+    for part in sorted(checkpoint.glob("sources/*/[0-9]*")):
         for line in part.read_text().splitlines()[1:]:  # the first names the format's version
             entry: dict[str, Any] = json.loads(line)
-            yield local_path(entry["path"]), int(entry["timestamp"]), int(entry["batchId"])
+            yield spark_path(entry["path"]), int(entry["timestamp"]), int(entry["batchId"])
 
 
 def changed_ms(file: RawFile) -> int:
@@ -37,6 +37,7 @@ def changed_ms(file: RawFile) -> int:
     return file.modified_ns // 1_000_000
 
 
-def local_path(uri: str) -> str:
-    """The path of a file that Spark names by its URI."""
-    return unquote(urlsplit(uri).path)
+def spark_path(uri: str) -> str:
+    """The path of a file that Spark names by its URI; in an object store, a URI without escapes."""
+    split = urlsplit(uri)
+    return unquote(split.path if split.scheme in ("", "file") else uri)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import reduce
 from operator import or_
@@ -10,35 +9,43 @@ from operator import or_
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import DoubleType, FloatType, FractionalType, StructField
+from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
-from pipeline.clean.raw import FILE, MALFORMED, POSITION
-from pipeline.config import Column
+from pipeline.clean.casts import cast
+from pipeline.config import OTHER_COLUMNS, ROW_ID, Column, Pipeline
+from pipeline.sources.raw import FILE, MALFORMED, POSITION, quoted
 
 REASONS = "_reasons"
 UNREADABLE = "_unreadable"
-WHOLE_NUMBERS = {"int": 2.0**31, "bigint": 2.0**63}  # the first number too large
 
 
-def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
+def carried(pipeline: Pipeline) -> list[str]:
+    """Columns that raw rows have once they are typed: the contract's, and those that we add."""
+    added = [ROW_ID] if pipeline.clean.row_id is not None else []
+    kept = [OTHER_COLUMNS] if pipeline.source.policies.new_column == "keep" else []
+    return [*added, *pipeline.source.columns, *kept]
+
+
+def typed(raw: DataFrame, columns: Mapping[str, Column], time_zone: str = "UTC") -> DataFrame:
     """Casts each column and notes what did not cast.
 
     A value that does not cast becomes null, its text goes to `UNREADABLE`; so does the text of a
-    line that does not parse, under `MALFORMED`. NaN counts as missing. A fraction does not cast to
-    a whole number, nor a number to one too small to hold it.
+    line that does not parse, under `MALFORMED`.
 
     Args:
         raw: The contract's columns as stored, with `FILE`, `POSITION` and `MALFORMED`.
         columns: The contract.
+        time_zone: Of times that name none.
 
     Returns:
-        The columns typed, then `FILE`, `POSITION`, `REASONS` (array of string, such as
-        `cast:distance` or `required:carrier`) and `UNREADABLE` (map from column to text, or null).
+        The columns typed, `other_columns` if it is there, then `FILE`, `POSITION`, `REASONS` (array
+        of string, such as `cast:distance` or `required:carrier`) and `UNREADABLE` (map from column
+        to text, or null).
     """
     values: dict[str, SparkColumn] = {}
     failed: dict[str, SparkColumn] = {}
     for name, column in columns.items():
-        values[name], fails = _cast(raw.schema[name], column)
+        values[name], fails = cast(quoted(name), raw.schema[name].dataType, column, time_zone)
         if fails is not None:
             failed[name] = fails
     unreadable = {MALFORMED: F.col(MALFORMED).isNotNull(), **failed}
@@ -48,14 +55,30 @@ def typed(raw: DataFrame, columns: Mapping[str, Column]) -> DataFrame:
         if column.required:
             absent = values[name].isNull()
             faults[f"required:{name}"] = absent & ~failed[name] if name in failed else absent
-    texts = F.array_compact(F.array(*(F.when(it, _entry(name)) for name, it in unreadable.items())))
+    entries = (F.when(it, _entry(raw, name)) for name, it in unreadable.items())
+    texts = F.array_compact(F.array(*entries))
+    kept = [OTHER_COLUMNS] if OTHER_COLUMNS in raw.columns else []
     return raw.select(
         *(value.alias(name) for name, value in values.items()),
+        *kept,
         FILE,
         POSITION,
         reasons_of(faults).alias(REASONS),
         F.when(reduce(or_, unreadable.values()), F.map_from_entries(texts)).alias(UNREADABLE),
     )
+
+
+def with_row_id(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
+    """Adds the column `row_id`, where the pipeline asks for it."""
+    if pipeline.clean.row_id is None:
+        return frame
+    if pipeline.clean.row_id == "position":
+        value = F.concat(F.col(FILE), F.lit("#"), F.col(POSITION))
+    else:
+        # By the raw text of what did not cast: rows are equal only if all of them is.
+        content = F.struct(*map(quoted, pipeline.source.columns), F.col(UNREADABLE))
+        value = F.sha2(F.to_json(content, {"ignoreNullFields": "false"}), 256)
+    return frame.withColumn(ROW_ID, value)
 
 
 def reasons_of(faults: Mapping[str, SparkColumn]) -> SparkColumn:
@@ -72,30 +95,11 @@ def reasons_of(faults: Mapping[str, SparkColumn]) -> SparkColumn:
     return F.when(reduce(or_, faults.values()), named).otherwise(none)
 
 
-def _entry(column: str) -> SparkColumn:
+def _entry(raw: DataFrame, column: str) -> SparkColumn:
     """A column's name and text, for the map `UNREADABLE`."""
-    return F.struct(F.lit(column).alias("key"), F.col(column).cast("string").alias("value"))
-
-
-def _cast(stored: StructField, column: Column) -> tuple[SparkColumn, SparkColumn | None]:
-    """The typed value, and whether a value was there that did not cast; None where all do."""
-    raw = F.col(stored.name)
-    is_binary = isinstance(stored.dataType, DoubleType | FloatType)
-    if is_binary:
-        raw = F.when(~F.isnan(raw), raw)
-    if stored.dataType.simpleString() == column.type:
-        return raw, None
-    value = raw.try_cast(column.type)
-    fails = raw.isNotNull() & value.isNull()
-    if column.type in WHOLE_NUMBERS and isinstance(stored.dataType, FractionalType):
-        limit = WHOLE_NUMBERS[column.type]
-        # Spark casts 2^63 to 2^63 - 1: rounded to a double, they are the same.
-        misfit = F.coalesce((raw % 1 != 0) | (raw >= limit) | (raw < -limit), F.lit(False))
-        fails, value = fails | misfit, F.when(~misfit, value)
-    if column.type in ("float", "double"):
-        told = F.lower(raw.cast("string"))
-        is_infinite = F.abs(raw) == math.inf if is_binary else told.contains("inf")
-        overflows = (F.abs(value) == math.inf) & ~is_infinite
-        fails = fails | F.coalesce(overflows, F.lit(False))
-        value = F.when(~(F.isnan(value) | overflows), value)
-    return value, fails
+    value, kind = quoted(column), raw.schema[column].dataType
+    if isinstance(kind, ArrayType | MapType | StructType):
+        text = F.to_json(value)
+    else:
+        text = F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
+    return F.struct(F.lit(column).alias("key"), text.alias("value"))

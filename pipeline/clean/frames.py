@@ -8,26 +8,26 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline.clean.contract import REASONS, UNREADABLE, typed
+from pipeline.clean.contract import REASONS, UNREADABLE, carried, typed, with_row_id
 from pipeline.clean.joins import joined, require_joinable, right_side
-from pipeline.clean.raw import FILE, POSITION, RawFile, read_files
 from pipeline.clean.rules import with_rules
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
+from pipeline.sources.formats import Rows
+from pipeline.sources.raw import FILE, POSITION, quoted
 
 PERIOD_PARTITIONS = 1_000
 """Of the shuffle that brings a period's rows together."""
 
 
-def judged(spark: SparkSession, pipeline: Pipeline, found: Sequence[RawFile]) -> DataFrame:
+def judged(spark: SparkSession, pipeline: Pipeline, subject: Rows) -> DataFrame:
     """All raw rows, typed, each with its verdict and reasons."""
-    groups = read_files(spark, pipeline.source, found)
-    frame = reduce(
-        DataFrame.unionByName, [typed(group, pipeline.source.columns) for group in groups]
-    )
-    frame = with_rules(frame, pipeline.clean.rules, pipeline.source.columns)
+    source = pipeline.source
+    groups = [typed(raw, source.columns, source.time_zone) for raw in subject.frames(spark)]
+    frame = with_row_id(reduce(DataFrame.unionByName, groups), pipeline)
+    frame = with_rules(frame, pipeline.clean.rules, carried(pipeline))
     frame = with_verdict(frame, pipeline.clean.rules)
     if pipeline.clean.dedupe is not None:
         frame = without_superseded(frame, pipeline.clean.dedupe)
@@ -38,12 +38,12 @@ def accepted(
     spark: SparkSession,
     pipeline: Pipeline,
     judged: DataFrame,
-    rights: Mapping[str, Sequence[RawFile]],
+    rights: Mapping[str, Rows],
 ) -> DataFrame:
     """The accepted rows with the columns of the table `clean`, in no order."""
-    frame = judged.where(F.col(VERDICT) == CLEAN).select(*pipeline.source.columns)
+    frame = judged.where(F.col(VERDICT) == CLEAN).select(*map(quoted, carried(pipeline)))
     for name, join in pipeline.clean.joins.items():
-        right = right_side(read_files(spark, join, rights[name]), join)
+        right = right_side(rights[name].frames(spark), join)
         require_joinable(frame, right, join, name)
         frame = joined(frame, right, join)
     period = pipeline.clean.period
@@ -79,4 +79,6 @@ def as_json(contract: Sequence[str]) -> Column:
     """A raw row as the text that `quarantine` keeps."""
     # Spark's own format ends at the millisecond.
     stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
-    return F.to_json(F.struct(*contract), {"ignoreNullFields": "false", "timestampFormat": stamp})
+    return F.to_json(
+        F.struct(*map(quoted, contract)), {"ignoreNullFields": "false", "timestampFormat": stamp}
+    )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property, reduce
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
@@ -22,9 +23,12 @@ from pyspark import StorageLevel
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Observation, SparkSession
 
-from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, local_path, query_id
+from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, query_id, spark_path
+from pipeline.clean.contract import carried
+from pipeline.clean.followed import SourceTable
 from pipeline.clean.frames import accepted, arranged, judged, rejected
-from pipeline.clean.partitions import partitions_by_size
+from pipeline.clean.inputs import Inputs, laid_out, with_contract_of
+from pipeline.clean.partitions import partitions_by_size, whole_files
 from pipeline.clean.quality import (
     Counts,
     counts_of,
@@ -32,13 +36,11 @@ from pipeline.clean.quality import (
     observed_verdicts,
     quality_rows,
 )
-from pipeline.clean.raw import ENDINGS, RawFile, rows_by_footers
 from pipeline.clean.stage import (
+    REMARKS,
     WRITER,
-    Found,
     count_notes,
     create_tables,
-    laid_out,
     outcome_of,
     refuse_failed_rules,
     require_exact,
@@ -46,7 +48,13 @@ from pipeline.clean.stage import (
 from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
 from pipeline.clean.verdict import once_counted
 from pipeline.config import Dedupe, Pipeline
-from pipeline.errors import CommitConflictError, LakeError, LakestormError, SourceError
+from pipeline.errors import (
+    CommitConflictError,
+    ConfigError,
+    LakeError,
+    LakestormError,
+    SourceError,
+)
 from pipeline.lake import (
     COUNTS,
     RUN,
@@ -60,6 +68,9 @@ from pipeline.lake import (
     fingerprint,
 )
 from pipeline.outcome import Outcome
+from pipeline.sources.formats import endings_of, format_of, open_rows
+from pipeline.sources.raw import Found, RawFile
+from pipeline.stores.folder import folder_of
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +107,7 @@ def clean_increment(
     started = time.monotonic()
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
+    _refuse_unfollowable(pipeline)
     folder = lake.work("ingest", pipeline.name)
     other = CommitConflictError(
         "stage clean",
@@ -109,7 +121,7 @@ def clean_increment(
         increment = _Increment(spark, pipeline, lake, checkpoint, rebuild=rebuild)
         increment.require_continuable()
         increment.run()
-    new = f"{increment.files} new files, {increment.rows:,} rows"
+    new = increment.note or f"{increment.files} new files, {increment.rows:,} rows"
     return outcome_of(
         lake.table("clean"),
         time.monotonic() - started,
@@ -118,12 +130,33 @@ def clean_increment(
     )
 
 
+def _refuse_unfollowable(pipeline: Pipeline) -> None:
+    source = pipeline.source
+    pinned = source.version is not None or source.as_of is not None
+    if source.table is not None or pinned:
+        raise ConfigError(
+            "source.table" if source.table else "source.version",
+            "cannot be followed by --incremental: "
+            + (
+                "a catalogue tells no new files"
+                if source.table
+                else "a pinned version never changes"
+            ),
+            "Run clean without --incremental, or name the folder of the newest version.",
+        )
+
+
+def _any_case(ending: str) -> str:
+    """An ending of names as a glob for all its cases."""
+    return "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
+
+
 @dataclass(frozen=True)
 class _Batch:
     """One batch of new files, and the state of `clean` that it comes to."""
 
     number: int
-    found: Found
+    inputs: Inputs
     before: Snapshot | None
     """`clean` as it is; None where nothing of it stays."""
 
@@ -168,6 +201,7 @@ class _Increment:
         )
         self.files = 0
         self.rows = 0
+        self.note = ""
 
     def require_continuable(self) -> None:
         """Refuses tables that this query did not write, or files that are not what they were.
@@ -184,6 +218,9 @@ class _Increment:
         if writer is None:
             if last_batch(self._checkpoint) >= 0:
                 raise LakeError("table clean", "is not there, but files were read for it", remedy)
+            return
+        if self._follows_table:
+            self._require_own_table(writer, remedy)
             return
         if not self._checkpoint.exists() or writer != self._app:
             raise LakeError(
@@ -202,22 +239,29 @@ class _Increment:
             )
         self._refuse_changed_files()
 
+    def _require_own_table(self, writer: str, remedy: str) -> None:
+        if writer != self._app:
+            raise LakeError(
+                "table clean",
+                f"was written by {writer}, so which versions of the source it holds is not known",
+                remedy,
+            )
+        if self._tables["clean"].last_note(SETTINGS) != self._settings:
+            raise LakeError(
+                "table clean", "was written under another contract or other rules", remedy
+            )
+
     def run(self) -> None:
         """Takes all new files, batch by batch.
 
         Raises:
             LakestormError: What a batch met; it is not committed, and comes again.
         """
-        source = self._pipeline.source
-        files = (
-            self._spark.readStream.format("binaryFile")
-            .schema(_FILES_SCHEMA)
-            .option("pathGlobFilter", f"{{{','.join(ENDINGS[source.format])}}}")
-            .option("recursiveFileLookup", "true")
-            .option("maxFileAge", _ANY_AGE)
-            .load(str(Path(source.path[0]).absolute()))
-            .select("path")
-        )
+        if self._follows_table:
+            self._run_on_table()
+            return
+        folders = [self._stream(path) for path in self._pipeline.source.path]
+        files = reduce(DataFrame.union, folders)
         writer = (
             files.writeStream.foreachBatch(self._on_batch)
             .option("checkpointLocation", str(self._checkpoint))
@@ -235,10 +279,59 @@ class _Increment:
                 "Mend the cause and run the stage again; nothing was committed.",
             ) from (self._fault or error)
 
+    def _stream(self, path: str) -> DataFrame:
+        """The names of files below a path, as they come."""
+        storage = self._pipeline.source.storage or self._pipeline.storage
+        return (
+            self._spark.readStream.format("binaryFile")
+            .schema(_FILES_SCHEMA)
+            .option(
+                "pathGlobFilter",
+                f"*{{{','.join(map(_any_case, endings_of(self._pipeline.source)))}}}",
+            )
+            .option("recursiveFileLookup", "true")
+            .option("maxFileAge", _ANY_AGE)
+            .load(folder_of(path, storage).spark_path("").rstrip("/"))
+            .select("path")
+        )
+
     @property
     def _app(self) -> str:
         """Named after the query, whose id lasts as long as its checkpoint."""
+        if self._follows_table:
+            return f"clean/{self._pipeline.name}/{self._source_table.table_id}"
         return f"clean/{query_id(self._checkpoint)}"
+
+    @cached_property
+    def _source_table(self) -> SourceTable:
+        return SourceTable.of(self._pipeline)
+
+    @cached_property
+    def _follows_table(self) -> bool:
+        return format_of(self._pipeline.source, self._pipeline.storage) == "delta"
+
+    def _run_on_table(self) -> None:
+        """Takes what the commits since the last run added to the Delta table that is the source."""
+        table = self._source_table
+        last = None if self._rebuild else self._tables["clean"].transaction_version(self._app)
+        if last is not None and last >= table.version:
+            return
+        inputs = self._inputs()
+        added = None if last is None else table.added_since(last)
+        if added is None:
+            if last is not None:
+                self.note = "rows of the source were changed or removed: all were read again"
+            self._take(inputs, inputs.subject.found, table.version, anew=True)
+        else:
+            self._take(inputs, inputs.subject.found.named(added), table.version)
+
+    def _inputs(self) -> Inputs:
+        """All that is there, under the contract that `clean` has."""
+        clean = self._tables["clean"]
+        pipeline = self._pipeline
+        if clean.exists and not self._rebuild:
+            pipeline = with_contract_of(pipeline, clean.snapshot().schema.names)
+        return Inputs.of(self._spark, pipeline)
 
     def _on_batch(self, files: DataFrame, number: int) -> None:
         try:
@@ -246,48 +339,62 @@ class _Increment:
             if last is not None and last >= number:
                 return  # committed, and killed before the checkpoint knew
             # The names of files, no rows.
-            paths = {local_path(row["path"]) for row in files.collect()}
+            paths = {spark_path(row["path"]) for row in files.collect()}
             if paths:
-                self._take(paths, number)
+                inputs = self._inputs()
+                found = inputs.subject.found.only(paths)
+                for gone in sorted(paths - {file.spark_path for file in found.files}):
+                    log.warning("%s is gone before any row of it was read", gone)
+                self._take(inputs, found, number)
         except BaseException as error:
             self._fault = error  # Spark keeps only its text
             raise
 
-    def _take(self, paths: set[str], number: int) -> None:
-        found = Found.of(self._pipeline)
-        new = [file for file in found.subject if file.path in paths]
-        for gone in sorted(paths - {file.path for file in new}):
-            log.warning("%s is gone before any row of it was read", gone)
-        if not new:
+    def _take(self, inputs: Inputs, new: Found, number: int, *, anew: bool = False) -> None:
+        """Commits one batch.
+
+        Args:
+            inputs: All that is there.
+            new: The files of the batch.
+            number: Of the batch.
+            anew: Whether nothing of `clean` stays.
+        """
+        own = self._tables["clean"].last_note(WRITER) == self._app
+        if not new.files and not anew:
             # All the same it was a batch: the table's number keeps up with the checkpoint's.
             nothing = Transaction(self._app, number)
             if self._tables["clean"].exists:
                 commit(self._tables["clean"], [], transaction=nothing)
             return
-        own = self._tables["clean"].last_note(WRITER) == self._app
-        before = self._tables["clean"].snapshot() if own else None
-        batch = _Batch(number, Found(new, found.rights), before)
-        notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new)}
-        stored_bytes = sum(file.bytes for file in new)
+        before = self._tables["clean"].snapshot() if own and not anew else None
+        batch = _Batch(number, inputs.only(new), before)
+        notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new.files)}
+        notes[REMARKS] = json.dumps(inputs.notes)
+        stored_bytes = new.bytes
         if before is not None:
             stored_bytes += before.bytes
-        with partitions_by_size(self._spark, stored_bytes):
-            merge = _Merge(self._spark, self._pipeline, self._tables, batch)
+        with (
+            partitions_by_size(self._spark, stored_bytes),
+            whole_files(self._spark, self._pipeline),
+        ):
+            merge = _Merge(self._spark, inputs.pipeline, self._tables, batch)
             self.rows += merge.commit(self._app, notes)
-        self.files += len(new)
+        self.files += len(new.files)
 
     def _mended(self, files: Sequence[RawFile]) -> dict[str, str]:
         found = {path: time for path, time, _ in files_found(self._checkpoint)}
         mended = {
-            file.path: changed_ms(file)
+            file.spark_path: changed_ms(file)
             for file in files
-            if found.get(file.path, changed_ms(file)) != changed_ms(file)
+            if found.get(file.spark_path, changed_ms(file)) != changed_ms(file)
         }
         return {MENDED: json.dumps(mended)} if mended else {}
 
     def _refuse_changed_files(self) -> None:
         """A file is read once; what is written into it afterwards would never be seen."""
-        present = {file.path: file for file in Found.of(self._pipeline).subject}
+        source, storage = self._pipeline.source, self._pipeline.storage
+        rows = open_rows(self._spark, source, "source", storage)
+        present = {file.spark_path: file for file in rows.found.files}
         mended: dict[str, int] = {}
         for entry in reversed(self._tables["clean"].history()):
             mended |= json.loads(entry.get(MENDED, "{}"))
@@ -310,7 +417,7 @@ class _Merge:
         self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], batch: _Batch
     ) -> None:
         self._spark, self._pipeline, self._tables, self._batch = spark, pipeline, tables, batch
-        self._contract = list(pipeline.source.columns)
+        self._contract = carried(pipeline)
         self._period = pipeline.clean.period.column
 
     def commit(self, app: str, notes: Mapping[str, str]) -> int:
@@ -371,15 +478,15 @@ class _Merge:
 
     def _merged(self, kept: list[DataFrame]) -> _Merged:
         """The batch beside what is there: what is accepted, what rejected, what written again."""
-        pipeline, found, before = self._pipeline, self._batch.found, self._batch.before
+        pipeline, inputs, before = self._pipeline, self._batch.inputs, self._batch.before
         of_rows, of_columns = Observation(), Observation()
-        rows = judged(self._spark, pipeline, found.subject)
+        rows = judged(self._spark, pipeline, inputs.subject)
         dedupe = pipeline.clean.dedupe if before is not None and before.files else None
         if before is not None and dedupe is not None:
             rows = against(rows, before.dataframe(self._spark), dedupe)
         rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
         rows = self._keep(once_counted(rows, pipeline.clean.rules), kept)
-        good = observed_columns(accepted(self._spark, pipeline, rows, found.rights), of_columns)
+        good = observed_columns(accepted(self._spark, pipeline, rows, inputs.rights), of_columns)
         merged = _Merged(good, rejected(rows, self._contract), of_rows, of_columns)
         if before is not None and dedupe is not None:
             merged.gone = corrections(rows).count()
@@ -440,5 +547,5 @@ class _Merge:
             "clean": sum(file.rows for file in good) - staying,
             "quarantine": sum(file.rows for file in bad) - merged.gone,
         }
-        by_footers = rows_by_footers(self._pipeline.source, self._batch.found.subject)
+        by_footers = self._batch.inputs.subject.rows()
         require_exact(counts, written, by_footers, f"stage clean, batch {self._batch.number}")

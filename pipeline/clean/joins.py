@@ -8,9 +8,9 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import typed
-from pipeline.clean.raw import reading
 from pipeline.config import Join
 from pipeline.errors import JoinError
+from pipeline.sources.raw import reading
 
 
 def right_side(groups: list[DataFrame], join: Join) -> DataFrame:
@@ -19,7 +19,9 @@ def right_side(groups: list[DataFrame], join: Join) -> DataFrame:
     Returns:
         The columns of `on` and `select`, rows with a null in the key left out: they never match.
     """
-    frame = reduce(DataFrame.unionByName, [typed(group, join.columns) for group in groups])
+    frame = reduce(
+        DataFrame.unionByName, [typed(group, join.columns, join.time_zone) for group in groups]
+    )
     return frame.select(
         *{**dict.fromkeys(join.on.values()), **dict.fromkeys(join.select.values())}
     ).dropna(subset=list(join.on.values()))

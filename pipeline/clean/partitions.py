@@ -1,4 +1,6 @@
-"""How many tasks compare rows with each other: the more, the larger the files that hold them.
+"""How Spark cuts the work into tasks.
+
+How many tasks compare rows with each other: the more, the larger the files that hold them.
 
 Spark's number of shuffle partitions follows no size: of 10,000,000,000 rows each of 200 tasks would
 sort 50,000,000, most of them on disk. Adaptive execution merges partitions that are too small, but
@@ -13,9 +15,14 @@ from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
+from pipeline.config import Pipeline
+
 TASK_BYTES = 32 * 2**20
 """Of files as they lie on disk: about 1,200,000 narrow rows, which an executor sorts in memory."""
 _SETTING = "spark.sql.shuffle.partitions"
+# A file counts as so many bytes more than it has, and a task takes as many as this.
+_PACKING = ("spark.sql.files.openCostInBytes", "spark.sql.files.maxPartitionBytes")
+_ONE_FILE = str(2**40)
 
 
 @contextmanager
@@ -32,3 +39,27 @@ def partitions_by_size(spark: SparkSession, stored_bytes: int) -> Iterator[None]
         yield
     finally:
         spark.conf.set(_SETTING, before)
+
+
+@contextmanager
+def whole_files(spark: SparkSession, pipeline: Pipeline) -> Iterator[None]:
+    """Lets each task within read one whole file of text, where rows are named by their position.
+
+    A record of a text file has no index but its place in what its task reads. Spark packs small
+    files together and cuts large ones, by what else there is to read: the same record would get
+    another name when a file comes in beside it.
+
+    Args:
+        spark: The session; afterwards it is set as before.
+        pipeline: The description.
+    """
+    by_position = pipeline.clean.row_id == "position" and pipeline.source.format in ("csv", "json")
+    settings = dict.fromkeys(_PACKING, _ONE_FILE) if by_position else {}
+    before = {name: str(spark.conf.get(name)) for name in settings}
+    for name, value in settings.items():
+        spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            spark.conf.set(name, value)

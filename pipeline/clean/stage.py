@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Observation, SparkSession
 
+from pipeline.clean.contract import carried
 from pipeline.clean.frames import accepted, arranged, judged, rejected
-from pipeline.clean.partitions import partitions_by_size
+from pipeline.clean.inputs import Inputs, laid_out
+from pipeline.clean.partitions import partitions_by_size, whole_files
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
@@ -22,49 +22,17 @@ from pipeline.clean.quality import (
     observed_verdicts,
     quality_rows,
 )
-from pipeline.clean.raw import RawFile, find_files, rows_by_footers
 from pipeline.clean.verdict import once_counted
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, RuleError
-from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit, fingerprint
+from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
-from pipeline.sources import idx, nycflights13
 
 WRITER = "lakestorm.writer"
 """Commits of `clean` note under this key which app they are of: see `increment.py`."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Raw files of the subject and of each right side, as found."""
-
-    subject: list[RawFile]
-    rights: dict[str, list[RawFile]]
-
-    @classmethod
-    def of(cls, pipeline: Pipeline) -> Found:
-        """What there is; raises as `find_files` does."""
-        return cls(
-            find_files(pipeline.source, "source"),
-            {
-                name: find_files(join, f"clean.joins.{name}")
-                for name, join in pipeline.clean.joins.items()
-            },
-        )
-
-    def fingerprint(self, pipeline: Pipeline) -> str:
-        """What the three tables depend on."""
-
-        def identity(found: list[RawFile]) -> list[list[str | int]]:
-            return [[file.name, file.bytes, file.modified_ns] for file in found]
-
-        return fingerprint(
-            subject=identity(self.subject),
-            rights={name: identity(found) for name, found in self.rights.items()},
-            contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
-            settings=pipeline.clean.model_dump(mode="json"),
-        )
+REMARKS = "lakestorm.remarks"
+"""And under this one what the policies for columns did."""
 
 
 def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
@@ -85,8 +53,8 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     started = time.monotonic()
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
-    found = Found.of(pipeline)
-    run = found.fingerprint(pipeline)
+    inputs = Inputs.of(spark, pipeline)
+    run = inputs.fingerprint(pipeline)
     app = f"clean/{pipeline.name}"
     tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
     numbers = {name: table.transaction_version(app) or 0 for name, table in tables.items()}
@@ -96,40 +64,28 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     # A run that stopped between its commits is finished under its own number.
     unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
     transaction = Transaction(app, newest if unfinished else newest + 1)
-    with partitions_by_size(spark, sum(file.bytes for file in found.subject)):
-        _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
+    with partitions_by_size(spark, inputs.subject.found.bytes), whole_files(spark, pipeline):
+        _write(spark, inputs, tables=tables, run=run, transaction=transaction)
     return outcome_of(tables["clean"], time.monotonic() - started, unchanged=False)
-
-
-def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
-    """The pipeline with a source that Spark can read, which may have to be written first."""
-    source = pipeline.source
-    if source.sample == "nycflights13":
-        nycflights13.lay_out(Path(source.path[0]))
-    if source.format != "idx":
-        return pipeline
-    folder = idx.lay_out(Path(source.path[0]), lake.work("raw", pipeline.name))
-    parquet = source.model_copy(update={"path": (str(folder),), "format": "parquet"})
-    return pipeline.model_copy(update={"source": parquet})
 
 
 def _write(
     spark: SparkSession,
-    pipeline: Pipeline,
+    inputs: Inputs,
     *,
     tables: dict[str, Table],
-    found: Found,
     run: str,
     transaction: Transaction,
 ) -> None:
-    rows = judged(spark, pipeline, found.subject)
+    pipeline = inputs.pipeline
+    rows = judged(spark, pipeline, inputs.subject)
     of_rows, of_columns = Observation(), Observation()
     counted = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
     # Two tables come from one pass: kept on local disk between the two writes, whatever the memory.
     kept = once_counted(counted, pipeline.clean.rules).persist(StorageLevel.DISK_ONLY)
     try:
-        bad = rejected(kept, list(pipeline.source.columns))
-        good = arranged(accepted(spark, pipeline, kept, found.rights), pipeline)
+        bad = rejected(kept, carried(pipeline))
+        good = arranged(accepted(spark, pipeline, kept, inputs.rights), pipeline)
         good = observed_columns(good, of_columns)
         create_tables(pipeline, tables, clean=good, quarantine=bad)
         with tables["quarantine"].attempt() as reject, tables["clean"].attempt() as accept:
@@ -138,11 +94,12 @@ def _write(
             refuse_failed_rules(pipeline, counts)
             files["clean"] = accept.write(good)
             written = {name: sum(file.rows for file in listed) for name, listed in files.items()}
-            require_exact(counts, written, rows_by_footers(pipeline.source, found.subject))
+            require_exact(counts, written, inputs.subject.rows())
             notes = {
                 RUN: run,
                 WRITER: transaction.app,
                 COUNTS: json.dumps(count_notes(counts)),
+                REMARKS: json.dumps(inputs.notes),
             }
             for name, attempt in (("quarantine", reject), ("clean", accept)):
                 done = commit(
@@ -239,6 +196,7 @@ def count_notes(counts: Counts) -> dict[str, int]:
 def outcome_of(table: Table, seconds: float, *, unchanged: bool, note: str = "") -> Outcome:
     """What the newest commit noted, so that an unchanged run reports the same counts."""
     counts: dict[str, int] = json.loads(table.last_note(COUNTS) or "{}")
+    remarks: list[str] = json.loads(table.last_note(REMARKS) or "[]")
     totals = {name: counts.pop(name) for name in ("raw", "clean", "quarantine", "dropped")}
     return Outcome(
         stage="clean",
@@ -251,5 +209,5 @@ def outcome_of(table: Table, seconds: float, *, unchanged: bool, note: str = "")
         seconds=seconds,
         unchanged=unchanged,
         counts=counts,
-        note=note,
+        note="\n    ".join([*([note] if note else []), *remarks]),
     )

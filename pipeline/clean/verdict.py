@@ -8,9 +8,9 @@ from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import REASONS, reasons_of
-from pipeline.clean.raw import FILE, POSITION
 from pipeline.clean.rules import fails_column
 from pipeline.config import Dedupe, Rule
+from pipeline.sources.raw import FILE, POSITION
 
 VERDICT = "_verdict"
 CLEAN, QUARANTINE, DROP = "clean", "quarantine", "drop"

@@ -76,7 +76,7 @@ class Column(Settings):
 
 
 class Policies(Settings):
-    """What happens when files are not what the contract says; no default loses anything silently."""
+    """What happens when files are not what the contract says; no default loses data silently."""
 
     new_column: Literal["ignore", "keep", "fail"] = "ignore"
     """A column that the contract does not name: `ignore` (the run's outcome names it), `keep` (its

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pipeline.address import refuse_escapes
 from pipeline.config import Pipeline, Storage
 from pipeline.errors import ConfigError, LakeError, LakeNotWritableError
 from pipeline.lake.fingerprint import fingerprint
@@ -21,7 +22,7 @@ class Lake:
         storage: How the store is reached.
 
     Raises:
-        ConfigError: The URI is none of a store that is known.
+        ConfigError: The URI is none of a store that is known, or the path holds an escape.
     """
 
     def __init__(self, root: str | Path, storage: Storage | None = None) -> None:
@@ -31,6 +32,7 @@ class Lake:
         self.storage = given.model_copy(update={"work": work})
         self.folder = folder_of(str(root), self.storage)
         self.root = self.folder.root
+        refuse_escapes(self.root, "lake")
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Lake:

@@ -13,8 +13,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
-from pipeline.clean.raw import MALFORMED, find_files, read_files
-from pipeline.config import Files
+from pipeline.config import Files, Storage
+from pipeline.sources.formats import open_rows
+from pipeline.sources.raw import MALFORMED
 
 NAN, INF = math.nan, math.inf
 DAY = date(2013, 3, 4)
@@ -119,7 +120,7 @@ def test_each_stored_type_is_cast_or_its_row_is_at_fault(
         pa.table({n: stored for n, (stored, _, _) in CASES.items()}), tmp_path / "a.parquet"
     )
     files = contract(tmp_path)
-    (frame,) = read_files(spark, files, find_files(files, "source"))
+    (frame,) = open_rows(spark, files, "source", Storage()).frames(spark)
     rows = typed(frame, files.columns).orderBy("_source_position").collect()
     for name, (stored, _, expected) in CASES.items():
         for place, want in enumerate(expected):
@@ -142,7 +143,7 @@ def test_each_stored_type_is_cast_or_its_row_is_at_fault(
 
 
 def test_the_text_of_what_is_unreadable_is_kept(spark: SparkSession) -> None:
-    columns = Files.model_validate({"path": "", "columns": {"n": {"type": "int"}}}).columns
+    columns = Files.model_validate({"path": "x", "columns": {"n": {"type": "int"}}}).columns
     raw = spark.createDataFrame([("x",)], "n string").withColumns(
         {
             "_source_file": F.lit("f"),

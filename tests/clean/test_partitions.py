@@ -14,10 +14,10 @@ from pipeline.clean.frames import judged
 from pipeline.clean.increment import clean_increment
 from pipeline.clean.partitions import TASK_BYTES, partitions_by_size
 from pipeline.clean.quality import Counts, counts_of
-from pipeline.clean.raw import find_files
 from pipeline.clean.stage import clean
 from pipeline.config import Pipeline
 from pipeline.lake import Lake
+from pipeline.sources.formats import open_rows
 from tests.clean import examples
 
 SETTING = "spark.sql.shuffle.partitions"
@@ -36,7 +36,9 @@ def small(tmp_path: Path) -> Pipeline:
 def planned(spark: SparkSession, pipeline: Pipeline, stored_bytes: int) -> str:
     """How Spark would compare the rows of files of so many bytes."""
     with partitions_by_size(spark, stored_bytes):
-        frame = judged(spark, pipeline, find_files(pipeline.source, "source"))
+        frame = judged(
+            spark, pipeline, open_rows(spark, pipeline.source, "source", pipeline.storage)
+        )
         return str(frame._jdf.queryExecution().executedPlan().toString())
 
 
@@ -91,7 +93,7 @@ def test_tables_do_not_depend_on_how_many_tasks_compare(
         return counts_of(of_rows)
 
     monkeypatch.setattr(increment if incremental else stage, "counts_of", counts_when_written)
-    raw_bytes = sum(file.bytes for file in find_files(small.source, "source"))
+    raw_bytes = open_rows(spark, small.source, "source", small.storage).found.bytes
     monkeypatch.setattr(partitions, "TASK_BYTES", raw_bytes / 49.5)
     way(spark, small, by_many)
     assert seen == ["50"]

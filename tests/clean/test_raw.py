@@ -12,9 +12,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
-from pipeline.clean.raw import find_files, read_files, rows_by_footers
-from pipeline.config import Files
+from pipeline.config import Files, Storage
 from pipeline.errors import ConfigError, LakestormError, SchemaError, SourceError
+from pipeline.sources.formats import Rows, open_rows
+from pipeline.sources.raw import RawFile
 
 COLUMNS = {"id": {"type": "int", "required": True}, "x": {"type": "double"}}
 
@@ -35,9 +36,17 @@ def described(
     )
 
 
+def rows_of(spark: SparkSession, files: Files) -> Rows:
+    return open_rows(spark, files, "source", Storage())
+
+
+def found(spark: SparkSession, files: Files) -> tuple[RawFile, ...]:
+    return rows_of(spark, files).found.files
+
+
 def frames(spark: SparkSession, files: Files) -> list[DataFrame]:
-    groups = read_files(spark, files, find_files(files, "source"))
-    return [typed(group, files.columns) for group in groups]
+    rows = rows_of(spark, files)
+    return [typed(group, rows.files.columns, files.time_zone) for group in rows.frames(spark)]
 
 
 def write(path: Path, **columns: Any) -> None:
@@ -45,46 +54,54 @@ def write(path: Path, **columns: Any) -> None:
     pq.write_table(pa.table(columns), path)
 
 
-def test_files_are_named_below_the_source_wherever_it_lies(tmp_path: Path) -> None:
+def test_files_are_named_below_the_source_wherever_it_lies(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     for name in ("b.parquet", "2013/a.parquet", "2014/a.parquet", "whole.parquet/part-0.parquet"):
         write(tmp_path / "raw" / name, id=[1])
-    for name in ("_delta_log/0.parquet", ".staged/a.parquet", "_a.parquet", "2013/.a.parquet"):
+    for name in ("_spark_metadata/0.parquet", ".staged/a.parquet", "_a.parquet", "2013/.a.parquet"):
         write(tmp_path / "raw" / name, id=[1])
     (tmp_path / "raw" / "notes.txt").write_text("no raw file")
     names = ["2013/a.parquet", "2014/a.parquet", "b.parquet", "whole.parquet/part-0.parquet"]
     raw = tmp_path / "raw"
-    assert [file.name for file in find_files(described(raw), "source")] == names
-    by_glob = find_files(described(raw / "201*" / "*.parquet"), "source")
+    assert [file.name for file in found(spark, described(raw))] == names
+    by_glob = found(spark, described(raw / "201*" / "*.parquet"))
     assert [file.name for file in by_glob] == names[:2]
-    assert [f.name for f in find_files(described(raw / "b.parquet"), "source")] == ["b.parquet"]
-    dotted = find_files(described(raw / "2013" / ".."), "source")
+    assert [f.name for f in found(spark, described(raw / "b.parquet"))] == ["b.parquet"]
+    dotted = found(spark, described(raw / "2013" / ".."))
     assert [file.path for file in dotted] == [str(raw / name) for name in names]
 
 
 @pytest.mark.parametrize("place", ["", "missing", "*.parquet"])
-def test_no_raw_file_is_an_error_that_names_the_setting(tmp_path: Path, place: str) -> None:
+def test_no_raw_file_is_an_error_that_names_the_setting(
+    spark: SparkSession, tmp_path: Path, place: str
+) -> None:
     with pytest.raises(SourceError, match=r"^source\.path: there is no parquet file in"):
-        find_files(described(tmp_path / place), "source")
+        found(spark, described(tmp_path / place))
 
 
-def test_a_file_without_bytes_is_named(tmp_path: Path) -> None:
+def test_a_file_without_bytes_is_named(spark: SparkSession, tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", id=[1])
     (tmp_path / "b.parquet").touch()
     with pytest.raises(SourceError, match=r"^file .*/b\.parquet: is empty \(0 bytes; 1 such"):
-        find_files(described(tmp_path), "source")
+        found(spark, described(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["a[1].parquet", "a{x}.parquet", "10:00.parquet", "what?.parquet"])
-def test_a_name_that_spark_takes_for_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_spark_takes_for_a_pattern_is_refused(
+    spark: SparkSession, tmp_path: Path, name: str
+) -> None:
     write(tmp_path / name, id=[1])
     with pytest.raises(SourceError, match="in its path"):
-        find_files(described(tmp_path), "source")
+        found(spark, described(tmp_path))
 
 
 @pytest.mark.parametrize("option", ["mode", "MODE", "ignoreCorruptFiles", "pathGlobFilter"])
-def test_an_option_that_would_lose_rows_is_refused(tmp_path: Path, option: str) -> None:
+def test_an_option_that_would_lose_rows_is_refused(
+    spark: SparkSession, tmp_path: Path, option: str
+) -> None:
     with pytest.raises(ConfigError, match=rf"^source\.options\.{option}: is not allowed"):
-        find_files(described(tmp_path, options={option: "x"}), "source")
+        found(spark, described(tmp_path, options={option: "x"}))
 
 
 @pytest.mark.parametrize(
@@ -93,9 +110,9 @@ def test_an_option_that_would_lose_rows_is_refused(tmp_path: Path, option: str) 
         ([[1]], "int"),
         ([datetime(2013, 1, 1)], "double"),  # noqa: DTZ001
         ([1.5], "timestamp"),
-        ([True], "int"),
+        ([True], "date"),
         ([{"a": 1}], "string"),
-        ([b"x"], "string"),
+        ([b"x"], "int"),
         (pa.array([1.0], pa.float16()), "double"),
         (pa.array([1], pa.decimal256(50, 2)), "double"),
     ],
@@ -133,8 +150,7 @@ def test_files_that_spell_a_column_in_other_types_are_read_right(
     write(tmp_path / "feb.parquet", x=["11.5", "much"], id=[3.0, 3.5], more=[0, 0])
     write(tmp_path / "a b+é%20.parquet", id=pa.array([5], pa.int16()), x=pa.nulls(1))
     files = described(tmp_path)
-    found = find_files(files, "source")
-    assert rows_by_footers(files, found) == 5
+    assert rows_of(spark, files).rows() == 5
     groups = frames(spark, files)
     rows = groups[0].unionByName(groups[1]).unionByName(groups[2]).collect()
     assert sorted(rows, key=lambda row: (row["_source_file"], row["_source_position"])) == [
@@ -198,7 +214,7 @@ def test_json_lines_are_read_as_they_are_written(spark: SparkSession, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("a.csv", b"id,y\n1,2\n", r"a\.csv, column x: is missing; the header has id, y"),
+        ("a.csv", b"id,y\n1,2\n", r"a\.csv, column x: is missing; the file has id, y"),
         ("a.csv", b"\n", r"a\.csv, column id: is missing"),
         ("a.csv.gz", b"no gzip", r"file .*/a\.csv\.gz: cannot be read"),
     ],

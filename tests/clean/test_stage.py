@@ -20,7 +20,6 @@ from pyspark.sql import SparkSession
 from pipeline.clean import stage
 from pipeline.clean.contract import REASONS
 from pipeline.clean.frames import judged
-from pipeline.clean.raw import find_files
 from pipeline.clean.stage import clean
 from pipeline.clean.verdict import DROPPED_BY, VERDICT
 from pipeline.config import Pipeline
@@ -34,6 +33,7 @@ from pipeline.errors import (
     SourceError,
 )
 from pipeline.lake import Lake
+from pipeline.sources.formats import open_rows
 from tests.clean import examples, oracle
 
 FILES = ("jan.parquet", "2013/feb.parquet", "2014/feb.parquet")
@@ -92,7 +92,9 @@ def test_every_dirty_row_meets_the_fate_that_plain_python_foretells(
     root = tmp_path_factory.mktemp("dirty")
     lay_out(root, files)
     pipeline = examples.pipeline(root, oracle.CHANGES)
-    rows = judged(spark, pipeline, find_files(pipeline.source, "source")).collect()
+    rows = judged(
+        spark, pipeline, open_rows(spark, pipeline.source, "source", pipeline.storage)
+    ).collect()
     told = oracle.fates({name: rows for name, (_, rows) in files.items()})
     assert Counter(row["uid"] for row in rows) == Counter(list(told))
     for row in rows:
@@ -214,7 +216,7 @@ def test_equal_rows_are_judged_alike_in_whatever_order_files_are_found(
 ) -> None:
     root, _ = dirty
     pipeline = examples.pipeline(root, oracle.CHANGES)
-    found = find_files(pipeline.source, "source")
+    found = open_rows(spark, pipeline.source, "source", pipeline.storage)
     before = spark.conf.get("spark.sql.shuffle.partitions")
     try:
         outcomes = []
@@ -358,6 +360,7 @@ import os, signal, sys
 from pathlib import Path
 from pipeline.clean import stage
 from pipeline.lake import Lake
+from pipeline.sources.formats import open_rows
 from pipeline.session import spark_session
 from tests.clean import examples, test_stage
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from pipeline.clean.raw import find_files
 from pipeline.clean.stage import clean
 from pipeline.config import Files, Pipeline, load_pipeline
 from pipeline.errors import ConfigError, SchemaError, SourceError, SpecError
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import featurize
 from pipeline.lake import Lake
+from pipeline.sources.formats import open_rows
 from tests.clean import examples
 from tests.sources.idx_files import digits, write_part
 
@@ -206,11 +206,13 @@ def test_bytes_come_from_bytes_alone(spark: SparkSession, tmp_path: Path) -> Non
     with pytest.raises(SchemaError, match="column picture: has type string, which cannot be cast"):
         clean(spark, pipeline, lake)
     with pytest.raises(ConfigError, match=r"columns\.picture\.type: is binary, and csv files hold"):
-        find_files(
+        open_rows(
+            spark,
             Files.model_validate(
                 {**pipeline.source.model_dump(exclude={"sample"}), "format": "csv"}
             ),
             "source",
+            pipeline.storage,
         )
 
 

@@ -1,0 +1,145 @@
+"""What a run of `clean` reads: the subject and the right sides, their contracts written out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from pipeline.config import Files, Pipeline
+from pipeline.errors import SchemaError
+from pipeline.lake import Lake, fingerprint
+from pipeline.sources import idx, nycflights13
+from pipeline.sources.formats import Rows, open_rows
+from pipeline.sources.matching import expanded
+from pipeline.sources.raw import Found
+
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Raw rows of the subject and of each right side, as found."""
+
+    pipeline: Pipeline
+    """The description, with the contract's patterns written out."""
+    subject: Rows
+    rights: dict[str, Rows]
+    notes: tuple[str, ...]
+    """What the policies for columns did, and what patterns matched, a line each."""
+
+    @classmethod
+    def of(cls, spark: SparkSession, pipeline: Pipeline) -> Inputs:
+        """What there is; raises as `open_rows` and `Rows.matches` do."""
+        subject = open_rows(spark, pipeline.source, "source", pipeline.storage)
+        rights = {
+            name: open_rows(spark, join, f"clean.joins.{name}", pipeline.storage)
+            for name, join in pipeline.clean.joins.items()
+        }
+        notes = [*_patterns_matched(pipeline.source, subject.files), *_policies_applied(subject)]
+        return cls(_with_contracts(pipeline, subject, rights), subject, rights, tuple(notes))
+
+    def only(self, found: Found) -> Inputs:
+        """The same with fewer files of the subject."""
+        return replace(self, subject=replace(self.subject, found=found))  # type: ignore[type-var]
+
+    def fingerprint(self, pipeline: Pipeline) -> str:
+        """What the three tables depend on.
+
+        Args:
+            pipeline: The description as it was given.
+        """
+
+        def identity(rows: Rows) -> list[list[str | int]]:
+            return [[file.name, file.bytes, file.modified_ns] for file in rows.found.files]
+
+        return fingerprint(
+            subject=identity(self.subject),
+            rights={name: identity(rows) for name, rows in self.rights.items()},
+            contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
+            settings=pipeline.clean.model_dump(mode="json"),
+        )
+
+
+def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
+    """The pipeline with a source that Spark can read, which may have to be written first."""
+    source = pipeline.source
+    if source.sample == "nycflights13":
+        nycflights13.lay_out(Path(source.path[0]))
+    if source.format != "idx":
+        return pipeline
+    folder = idx.lay_out(Path(source.path[0]), lake.work("raw", pipeline.name))
+    parquet = source.model_copy(update={"path": (str(folder),), "format": "parquet"})
+    return pipeline.model_copy(update={"source": parquet})
+
+
+def with_contract_of(pipeline: Pipeline, columns: Iterable[str]) -> Pipeline:
+    """The pipeline with its patterns written out by columns that a table has already."""
+    if not pipeline.source.patterns:
+        return pipeline
+    source = expanded(pipeline.source, columns, "source")
+    return pipeline.model_copy(update={"source": source})
+
+
+def _with_contracts(pipeline: Pipeline, subject: Rows, rights: dict[str, Rows]) -> Pipeline:
+    source = pipeline.source.model_copy(update={"columns": subject.files.columns})
+    joins = {
+        name: join.model_copy(update={"columns": rights[name].files.columns})
+        for name, join in pipeline.clean.joins.items()
+    }
+    clean = pipeline.clean.model_copy(update={"joins": joins})
+    return pipeline.model_copy(update={"source": source, "clean": clean})
+
+
+def _patterns_matched(given: Files, written_out: Files) -> list[str]:
+    notes = []
+    for pattern in given.patterns:
+        matched = [
+            n
+            for n, c in written_out.columns.items()
+            if given.column_of(n) is c and n not in given.columns
+        ]
+        matched = [name for name in matched if _first_pattern(given, name) == pattern]
+        notes.append(f"source.columns.{pattern}: {_listed(matched)}")
+    return notes
+
+
+def _first_pattern(given: Files, name: str) -> str | None:
+    column = given.column_of(name)
+    return next((each for each in given.patterns if given.columns[each] is column), None)
+
+
+def _policies_applied(subject: Rows) -> list[str]:
+    """Names the columns that were left out, kept or filled.
+
+    Raises:
+        SchemaError: No file has a column of the contract.
+    """
+    matches = subject.matches()
+    policies = subject.files.policies
+    new = list(dict.fromkeys(name for each in matches for name in each.new))
+    missing = list(dict.fromkeys(name for each in matches for name in each.missing))
+    for name in missing:
+        if matches and all(name in each.missing for each in matches) and subject.rows() is not None:
+            raise SchemaError(
+                f"source.columns.{name}",
+                f"is in none of {len(matches)} files",
+                "Correct the name, name the column's other names by `from`, or take it out.",
+            )
+    notes = []
+    if new:
+        done = "kept in other_columns" if policies.new_column == "keep" else "ignored"
+        notes.append(f"columns that the contract does not name, {done}: {_listed(new)}")
+    for name in missing:
+        lacking = sum(name in each.missing for each in matches)
+        filled = "its default" if policies.missing_column == "default" else "null"
+        notes.append(f"column {name}: {filled} in {lacking} of {len(matches)} files that lack it")
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    more = f", ... ({len(names)} in all)" if len(names) > _NAMES_SHOWN else ""
+    return f"{shown}{more}"

@@ -1,0 +1,173 @@
+"""Raw CSV, as RFC 4180 has it: quotes doubled inside quotes, line breaks inside quotes.
+
+Spark's parser never says that a quote was left open: it takes the rest of the file for one value,
+or cuts a value at the line's end. So each file is looked at whole before it is parsed, by the task
+that would parse it: see `wholeness.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+
+from pyspark.sql import DataFrame, SparkSession
+
+from pipeline.config import Files, Storage
+from pipeline.errors import SchemaError
+from pipeline.sources.matching import Match, match
+from pipeline.sources.parquet import absent, other_columns
+from pipeline.sources.places import find
+from pipeline.sources.raw import (
+    FILE,
+    MALFORMED,
+    POSITION,
+    Found,
+    RawFile,
+    has_option,
+    partition_value,
+    quoted,
+)
+from pipeline.sources.text import (
+    FORCED,
+    compressed,
+    encoding_of,
+    head_of,
+    require_whole,
+    text_schema,
+    with_text_origin,
+)
+from pipeline.sources.wholeness import Quoting
+
+ENDINGS = compressed(".csv")
+# RFC 4180, unless `options` say otherwise.
+_USUAL = {"header": "true", "multiLine": "true", "escape": '"'}
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class CsvFiles:
+    """CSV files of one source; every value is text, lines that do not parse are in `MALFORMED`."""
+
+    files: Files
+    found: Found
+
+    def columns(self) -> list[str]:
+        """Names of all columns that any of the files has."""
+        return [name for header in self._headers for name in header]
+
+    def matches(self) -> list[Match]:
+        """Of each file."""
+        return [
+            self._match(file, header)
+            for file, header in zip(self.found.files, self._headers, strict=True)
+        ]
+
+    def frames(self, spark: SparkSession) -> list[DataFrame]:
+        """The rows, a frame for each group of files with equal columns."""
+        matches = self.matches()
+        require_whole(spark, self.files, self.found, self._quoting)
+        groups: dict[tuple[str, ...], tuple[Match, list[RawFile]]] = {}
+        for file, header, matched in zip(self.found.files, self._headers, matches, strict=True):
+            groups.setdefault((*header, "/", *file.partition), (matched, []))[1].append(file)
+        return [
+            self._frame(spark, matched, group, self._headers[self.found.files.index(group[0])])
+            for matched, group in groups.values()
+        ]
+
+    def rows(self) -> int | None:
+        """Not known without parsing."""
+        return None
+
+    @cached_property
+    def _options(self) -> dict[str, str]:
+        given = {name.lower() for name in self.files.options}
+        usual = {name: value for name, value in _USUAL.items() if name.lower() not in given}
+        return {**usual, **self.files.options, **FORCED}
+
+    @property
+    def _quoting(self) -> Quoting | None:
+        """How the files quote; None where a look at the quotes would tell nothing."""
+        told = {name.lower(): value for name, value in self._options.items()}
+        quote = told.get("quote", '"')
+        if quote in ("", "\0") or told.get("comment"):
+            return None
+        return Quoting(
+            quote=quote,
+            escape=told.get("escape", quote),
+            separator=self._separator,
+            multi_line=told["multiline"].lower() == "true",
+        )
+
+    @property
+    def _separator(self) -> str:
+        return has_option(self.files, "sep") or has_option(self.files, "delimiter") or ","
+
+    @cached_property
+    def _headers(self) -> list[list[str]]:
+        """Of each file, its columns, those that its folders name last."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            heads = threads.map(self._header, self.found.files)
+        return [
+            [*(name for name in head if name not in file.partition), *file.partition]
+            for file, head in zip(self.found.files, heads, strict=True)
+        ]
+
+    def _header(self, file: RawFile) -> list[str]:
+        if (has_option(self.files, "header") or "true").lower() != "true":
+            # Without names, columns are those of the contract, in its order.
+            return [name for name in self.files.columns if name not in file.partition]
+        separator, text = self._separator, head_of(file, encoding_of(self.files))
+        first = next(iter(csv.reader(io.StringIO(text), delimiter=separator[:1])), [])
+        names = [name.strip() if self._strips else name for name in first]
+        if len(names) == 1 and any(mark in names[0] for mark in ";\t|") and separator == ",":
+            mark = next(mark for mark in ";\t|" if mark in names[0])
+            raise SchemaError(
+                f"file {file.path}",
+                f"has one column only, {names[0]!r}",
+                f"Its values seem to be separated by {mark!r}: set options: {{sep: {mark!r}}}.",
+            )
+        return names
+
+    @property
+    def _strips(self) -> bool:
+        return (has_option(self.files, "ignoreLeadingWhiteSpace") or "false").lower() == "true"
+
+    def _match(self, file: RawFile, header: Sequence[str]) -> Match:
+        return match(self.files, header, f"file {file.path}")
+
+    def _frame(
+        self, spark: SparkSession, matched: Match, group: Sequence[RawFile], header: Sequence[str]
+    ) -> DataFrame:
+        partitions = group[0].partition
+        stored = [name for name in header if name not in partitions]
+        reader = spark.read.options(**self._options).schema(text_schema([*stored, MALFORMED]))
+        frame = reader.csv([file.spark_path for file in group]).select("*", "_metadata")
+        frame = with_text_origin(frame, self.found.root)
+        values = {
+            name: partition_value(path[0]) if path[0] in partitions else quoted(path[0])
+            for name, path in matched.found.items()
+        }
+        values |= {name: absent(self.files, name) for name in matched.missing}
+        kept = []
+        if self.files.policies.new_column == "keep":
+            new = {
+                name: partition_value(name) if name in partitions else quoted(name)
+                for name in matched.new
+            }
+            kept = [other_columns(new, frame.schema)]
+        return frame.select(
+            *(values[name].alias(name) for name in self.files.columns),
+            *kept,
+            FILE,
+            POSITION,
+            MALFORMED,
+        )
+
+
+def find_csv(files: Files, setting: str, storage: Storage) -> Found:
+    """The CSV files of a source."""
+    return find(files, setting, ENDINGS, storage)

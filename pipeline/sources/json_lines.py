@@ -1,0 +1,166 @@
+"""Raw JSON, an object a line; every value is text, nested ones as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from pipeline.config import Files, Storage
+from pipeline.sources.matching import Match, match, refuse_twins
+from pipeline.sources.parquet import other_columns
+from pipeline.sources.places import find
+from pipeline.sources.raw import (
+    FILE,
+    MALFORMED,
+    POSITION,
+    Found,
+    RawFile,
+    partition_value,
+    quoted,
+    reading,
+)
+from pipeline.sources.text import (
+    FORCED,
+    compressed,
+    encoding_of,
+    head_of,
+    require_whole,
+    text_schema,
+    with_text_origin,
+)
+
+ENDINGS = compressed(".json", ".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True)
+class JsonFiles:
+    """JSON files of one source.
+
+    A line may leave out what is null, so no line tells which columns a file has: a column that a
+    file lacks is null there. All lines are looked at for their keys where the contract asks for
+    what it does not name: a pattern, or the policies `keep` and `fail` for new columns.
+
+    Args:
+        spark: The session, for that look.
+        files: The contract.
+        found: The files.
+    """
+
+    spark: SparkSession
+    files: Files
+    found: Found
+
+    def columns(self) -> list[str]:
+        """Names of all keys that any line has, and of partition columns."""
+        return [*self._keys, *self._partitions]
+
+    def matches(self) -> list[Match]:
+        """One for all files; new columns are only known where they are asked for."""
+        asked = self.files.patterns or self.files.policies.new_column != "ignore"
+        names = self.columns() if asked else self._partitions
+        optional = self.files.model_copy(
+            update={"policies": self.files.policies.model_copy(update={"missing_column": "null"})}
+        )
+        where = f"file {self.found.files[0].path}"
+        return [match(optional, names, where)]
+
+    def frames(self, spark: SparkSession) -> list[DataFrame]:
+        """The rows, a frame for each group of files in folders that name the same columns."""
+        for file in self.found.files:
+            head_of(file, encoding_of(self.files))
+        require_whole(spark, self.files, self.found)
+        groups: dict[tuple[str, ...], list[RawFile]] = {}
+        for file in self.found.files:
+            groups.setdefault(tuple(file.partition), []).append(file)
+        new = self.matches()[0].new if self.files.policies.new_column == "keep" else ()
+        return [self._frame(spark, group, partitions, new) for partitions, group in groups.items()]
+
+    def rows(self) -> int | None:
+        """Not known without parsing."""
+        return None
+
+    def _frame(
+        self,
+        spark: SparkSession,
+        group: Sequence[RawFile],
+        partitions: Sequence[str],
+        new: Sequence[str],
+    ) -> DataFrame:
+        spelled = {
+            name: self._spellings(column.names or (name,))
+            for name, column in self.files.columns.items()
+        }
+        keys = dict.fromkeys(path[0] for paths in spelled.values() for path in paths)
+        read = [key for key in (*keys, *new) if key not in partitions]
+        reader = spark.read.options(**{**self.files.options, **FORCED})
+        frame = reader.schema(text_schema([*dict.fromkeys(read), MALFORMED])).json(
+            [file.spark_path for file in group]
+        )
+        frame = with_text_origin(frame.select("*", "_metadata"), self.found.root)
+
+        def value(path: tuple[str, ...]) -> Column:
+            if path[0] in partitions:
+                return partition_value(path[0])
+            if len(path) == 1:
+                return quoted(path[0])
+            return F.get_json_object(quoted(path[0]), "$" + "".join(f"['{p}']" for p in path[1:]))
+
+        kept = []
+        if self.files.policies.new_column == "keep":
+            kept = [other_columns({name: value((name,)) for name in new}, frame.schema)]
+        return frame.select(
+            *(
+                F.coalesce(*(value(path) for path in paths)).alias(name)
+                for name, paths in spelled.items()
+            ),
+            *kept,
+            FILE,
+            POSITION,
+            MALFORMED,
+        )
+
+    def _spellings(self, wanted: Sequence[str]) -> list[tuple[str, ...]]:
+        """The ways to a column of the contract, of which each line may have one."""
+        ways: list[tuple[str, ...]] = []
+        for name in wanted:
+            ways.append((self._as_written(name),))
+            if "." in name:
+                first, *fields = name.split(".")
+                ways.append((self._as_written(first), *fields))
+        return list(dict.fromkeys(ways))
+
+    def _as_written(self, name: str) -> str:
+        """A key as the files write it, under the policy for case."""
+        if self.files.policies.case == "exact":
+            return name
+        alike = [key for key in self._keys if key.lower() == name.lower()]
+        refuse_twins(alike[:1], alike, f"file {self.found.files[0].path}")
+        return alike[0] if alike else name
+
+    @cached_property
+    def _partitions(self) -> list[str]:
+        return list(dict.fromkeys(name for file in self.found.files for name in file.partition))
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        paths = [file.spark_path for file in self.found.files]
+        options: dict[str, Any] = {
+            name: value
+            for name, value in self.files.options.items()
+            if name.lower() in ("encoding", "linesep")
+        }
+        lines = self.spark.read.options(**options).text(paths)
+        keys = lines.select(F.explode(F.json_object_keys("value")).alias("key")).distinct()
+        with reading("source"):
+            # The names of columns, no rows.
+            return sorted(row["key"] for row in keys.collect())
+
+
+def find_json(files: Files, setting: str, storage: Storage) -> Found:
+    """The JSON files of a source."""
+    return find(files, setting, ENDINGS, storage)

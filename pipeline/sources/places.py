@@ -1,0 +1,243 @@
+"""Where raw files lie: folders, files and globs, on disks and in object stores."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from pipeline.address import address_of
+from pipeline.config import Files, Storage
+from pipeline.errors import SourceError
+from pipeline.sources.raw import PARTITION_NULL, Found, RawFile
+from pipeline.stores.folder import Folder, folder_of
+
+# In a path, Spark takes them for a pattern.
+_UNREADABLE_NAME = re.compile(r"[:*?\[\]{}\\]")
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_PARTITION = re.compile(r"([^/=]+)=([^/]*)")
+# Folders by which other table formats are known.
+_TABLE_FORMATS = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
+
+
+def find(files: Files, setting: str, endings: Sequence[str], storage: Storage) -> Found:
+    """The raw files of a source, by name.
+
+    Args:
+        files: Paths from the YAML.
+        setting: Where in the YAML, for the message.
+        endings: What names end with, such as `.csv`.
+        storage: How an object store is reached, unless `files` says otherwise.
+
+    Raises:
+        SourceError: There is none, one has no bytes or a name that Spark cannot read, or a folder
+            holds a table of another format.
+    """
+    places = [_Place(path, files.storage or storage) for path in files.path]
+    listed: dict[str, RawFile] = {}
+    for place in places:
+        place.refuse_tables(setting)
+        for file in place.files(endings):
+            listed[file.spark_path] = file
+    root = _common_root([place.root_uri for place in places])
+    named = [_named(file, root) for file in listed.values()]
+    found = sorted((file for file in named if not _is_hidden(file.name)), key=lambda f: f.name)
+    if not found:
+        raise SourceError(
+            f"{setting}.path",
+            f"there is no {files.format} file in {', '.join(files.path)}",
+            f"Put the raw files there (named {', '.join(f'*{e}' for e in endings)}), or set the "
+            "path to where they are.",
+        )
+    _refuse_unreadable(found)
+    return Found(tuple(_with_partitions(found)), root)
+
+
+class _Place:
+    """One path of a source, split into a folder and the part of it with wildcards."""
+
+    def __init__(self, path: str, storage: Storage) -> None:
+        self.path = path
+        fixed, self.pattern = split_pattern(path)
+        self.is_remote = address_of(fixed) is not None
+        if not self.is_remote:
+            fixed = os.path.abspath(fixed)  # noqa: PTH100 (links stay as they are named)
+        self.folder: Folder = folder_of(fixed, storage)
+
+    @property
+    def root_uri(self) -> str:
+        """The folder, as `_metadata.file_path` spells it."""
+        if self.is_remote:
+            return self.folder.spark_path("").rstrip("/")
+        root = Path(self.folder.root)
+        return f"file://{root.parent if root.is_file() else root}"
+
+    def refuse_tables(self, setting: str) -> None:
+        """Refuses what looks like a table of a format that is read in another way, or in none."""
+        names = set(self.folder.subfolders())
+        if "metadata" in names and not self._is_iceberg():
+            names.discard("metadata")
+        for name in sorted(names & set(_TABLE_FORMATS)):
+            raise SourceError(
+                f"{setting}.path",
+                f"{self.path} holds a table of {_TABLE_FORMATS[name]} (its folder {name})",
+                "Read as loose files, rows that it no longer has would come in. Set format: delta, "
+                "without a wildcard."
+                if name == "_delta_log"
+                else "Such tables are not read; export it as Parquet or Delta.",
+            )
+
+    def files(self, endings: Sequence[str]) -> Iterator[RawFile]:
+        """The files that the path names, also hidden ones."""
+        if self.is_remote:
+            yield from self._remote(endings)
+            return
+        root = Path(self.folder.root)
+        if self.pattern is not None:
+            found = glob.glob(str(root / self.pattern), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        elif root.is_dir():
+            found = [str(p) for p in _walk(root) if p.name.lower().endswith(tuple(endings))]
+        else:
+            found = [str(root)]
+        for path in found:
+            # A folder that Spark wrote is often called `x.parquet` itself.
+            if Path(path).is_file():
+                state = Path(path).stat()
+                yield RawFile(
+                    path=path,
+                    name="",
+                    bytes=state.st_size,
+                    modified_ns=state.st_mtime_ns,
+                    spark_path=path,
+                )
+
+    def _remote(self, endings: Sequence[str]) -> Iterator[RawFile]:
+        wanted = None if self.pattern is None else re.compile(_regex(self.pattern))
+        for entry in self.folder.entries():
+            fits = (
+                entry.path.lower().endswith(tuple(endings))
+                if wanted is None
+                else wanted.fullmatch(entry.path)
+            )
+            if entry.is_file and fits:
+                yield RawFile(
+                    path=self.folder.uri(entry.path),
+                    name="",
+                    bytes=entry.bytes,
+                    modified_ns=int(entry.modified_seconds * 1e9),
+                    spark_path=self.folder.spark_path(entry.path),
+                )
+
+    def _is_iceberg(self) -> bool:
+        below = self.folder.below("metadata")
+        return any(entry.path.endswith(".metadata.json") for entry in below.entries())
+
+
+def split_pattern(path: str) -> tuple[str, str | None]:
+    """The folder that a path begins with, and the rest from its first wildcard on."""
+    parts = path.split("/")
+    wild = (place for place, part in enumerate(parts) if glob.has_magic(part))
+    first = next(wild, None)
+    if first is None:
+        return path, None
+    return "/".join(parts[:first]) or ("/" if path.startswith("/") else "."), "/".join(
+        parts[first:]
+    )
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """All files below a folder; links to folders are followed, once."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder, name) for name in names)
+
+
+def _regex(pattern: str) -> str:
+    """A glob as a regular expression: `*` and `?` stop at a slash, `**/` does not."""
+    told = ""
+    for piece in re.split(r"(\*\*/|\*|\?|\[[^\]]*\])", pattern):
+        told += {"**/": "(?:.*/)?", "*": "[^/]*", "?": "[^/]"}.get(
+            piece, piece if piece.startswith("[") else re.escape(piece)
+        )
+    return told
+
+
+def _common_root(roots: Sequence[str]) -> str:
+    if len(set(roots)) == 1:
+        return roots[0]
+    schemes = {root.partition("://")[0] for root in roots}
+    if len(schemes) > 1:
+        return ""
+    scheme = schemes.pop()
+    return f"{scheme}://{os.path.commonpath([root.partition('://')[2] for root in roots])}"
+
+
+def _named(file: RawFile, root: str) -> RawFile:
+    """The file with its name below the root."""
+    uri = file.spark_path if "://" in file.spark_path else f"file://{file.spark_path}"
+    return replace(file, name=uri.removeprefix(root).lstrip("/"))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it is another writer's file in progress, or a log; `_x=1` is a partition."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith((".", "_")) and "=" not in part for part in parts)
+
+
+def _refuse_unreadable(found: Sequence[RawFile]) -> None:
+    unreadable = [
+        file.path
+        for file in found
+        if _UNREADABLE_NAME.search(file.spark_path.partition("://")[2] or file.spark_path)
+    ]
+    if unreadable:
+        raise SourceError(
+            f"file {unreadable[0]}",
+            r"has one of : * ? [ ] { } \ in its path, which Spark would take for a pattern",
+            "Rename it.",
+        )
+    empty = [file.path for file in found if file.bytes == 0]
+    if empty:
+        raise SourceError(
+            f"file {empty[0]}",
+            f"is empty (0 bytes; {len(empty)} such files)",
+            "Remove it, or deliver it again.",
+        )
+
+
+def _with_partitions(found: Sequence[RawFile]) -> Iterator[RawFile]:
+    for file in found:
+        partition = partition_of(file.name)
+        if any(value and _BAD_ESCAPE.search(value) for value in partition.values()):
+            raise SourceError(
+                f"file {file.path}",
+                "lies in a folder whose name has a % that escapes nothing",
+                "Write %25 for a per cent sign, as Hive does.",
+            )
+        yield replace(file, partition={k: unescape(v) for k, v in partition.items()})
+
+
+def partition_of(name: str) -> Mapping[str, str]:
+    """Columns that the folders of a file name, as they are spelled there.
+
+    Source: Hive's layout of partitions, `key=value`, percent-escaped.
+    """
+    return {
+        match[1]: match[2]
+        for part in PurePosixPath(name).parts[:-1]
+        if (match := _PARTITION.fullmatch(part)) is not None
+    }
+
+
+def unescape(value: str) -> str | None:
+    """The value of a partition column by its folder's name."""
+    return None if value == PARTITION_NULL else unquote(value)
