@@ -33,6 +33,8 @@ SETTINGS = {
     "spark.sql.files.ignoreMissingFiles": "false",
     # Timestamps of pandas come in nanoseconds, which Spark refuses unless it may read numbers.
     "spark.sql.legacy.parquet.nanosAsLong": "true",
+    # Raw text comes in windows-1252 and others that Spark 4 would no longer read.
+    "spark.sql.legacy.javaCharsets": "true",
     # A table's folder holds its log and its data files, no markers.
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     # Pages and logs show settings; these they show blank.

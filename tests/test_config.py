@@ -21,7 +21,11 @@ def test_set_overrides_and_interpolation_resolves() -> None:
     ("override", "where", "told"),
     [
         ("train.epoch=3", "train.epoch", "Did you mean epochs?"),
-        ("clean.joins.weather.columns.temp.typ=x", "typ", "Allowed here: required, type"),
+        (
+            "clean.joins.weather.columns.temp.typ=x",
+            "typ",
+            "Did you mean type? Allowed here: decimal_separator, default, format, from",
+        ),
         ("train.epochs=x", "train.epochs", "'x'"),
         ("train.epochs=0", "train.epochs", "greater than 0"),
         ("clean.rules.origin_is_new_york.action=delete", "action", "'drop', 'quarantine', 'warn'"),
@@ -88,7 +92,8 @@ def test_a_lake_may_be_in_a_store() -> None:
         ("storage.work=null", "flights.yaml", "storage.work is missing"),
         ("storage.endpoint=minio:9000", "storage.endpoint", "minio:9000"),
         ("storage.endpiont=http://x", "storage.endpiont", "Did you mean endpoint?"),
-        ("source.path=s3://bucket/raw", "flights.yaml", "source.path is s3://bucket/raw"),
+        ("source.path=s3://b@d/raw", "source.path", "the URI holds more than a bucket"),
+        ("source.path=ftp://host/raw", "source.path", "is in no store that is known"),
         ("lake=gs://bucket/lake", "flights.yaml", "storage.region says nothing to gs://"),
     ],
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pipeline.config import Pipeline
 from pipeline.lake import Table, changes
 from pipeline.sources.delta import open_table
+from pipeline.sources.raw import Found, RawFile
 from pipeline.stores.folder import folder_of
 
 
@@ -26,8 +27,13 @@ class SourceTable:
         table = Table(pipeline.source.path[0], folder)
         return cls(table, str(handle.metadata().id), handle.version())
 
-    def added_since(self, version: int) -> set[str] | None:
-        """Names of files with rows that came after a version.
+    def added_since(self, version: int, found: Found) -> Found | None:
+        """Files with rows that came after a version.
+
+        Args:
+            version: Whose rows are known.
+            found: The table's files now. A compaction may have merged rows that are new with others
+                that are not, so that a new file is no longer one of them.
 
         Returns:
             None where rows were changed or removed since, or the log does not tell: then all rows
@@ -39,4 +45,16 @@ class SourceTable:
         since = changes(self.table, version, self.version)
         if since is None or since.removed:
             return None
-        return {file.path for file in since.added}
+        folder = self.table.folder
+        files = [
+            RawFile(
+                path=folder.uri(file.path),
+                name=file.path,
+                bytes=file.bytes,
+                modified_ns=0,
+                spark_path=folder.spark_path(file.path),
+                partition=file.partition,
+            )
+            for file in since.added
+        ]
+        return Found(tuple(files), found.root)

@@ -317,13 +317,14 @@ class _Increment:
         if last is not None and last >= table.version:
             return
         inputs = self._inputs()
-        added = None if last is None else table.added_since(last)
+        now = inputs.subject.found
+        added = None if last is None else table.added_since(last, now)
         if added is None:
             if last is not None:
                 self.note = "rows of the source were changed or removed: all were read again"
-            self._take(inputs, inputs.subject.found, table.version, anew=True)
+            self._take(inputs, now, table.version, anew=True)
         else:
-            self._take(inputs, inputs.subject.found.named(added), table.version)
+            self._take(inputs, added, table.version)
 
     def _inputs(self) -> Inputs:
         """All that is there, under the contract that `clean` has."""

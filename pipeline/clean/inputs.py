@@ -9,10 +9,10 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from pipeline.config import Files, Pipeline
-from pipeline.errors import SchemaError
+from pipeline.errors import ConfigError, SchemaError
 from pipeline.lake import Lake, fingerprint
 from pipeline.sources import idx, nycflights13
-from pipeline.sources.formats import Rows, open_rows
+from pipeline.sources.formats import Rows, format_of, open_rows
 from pipeline.sources.matching import expanded
 from pipeline.sources.raw import Found
 
@@ -33,6 +33,7 @@ class Inputs:
     @classmethod
     def of(cls, spark: SparkSession, pipeline: Pipeline) -> Inputs:
         """What there is; raises as `open_rows` and `Rows.matches` do."""
+        _require_positions(pipeline)
         subject = open_rows(spark, pipeline.source, "source", pipeline.storage)
         rights = {
             name: open_rows(spark, join, f"clean.joins.{name}", pipeline.storage)
@@ -81,6 +82,18 @@ def with_contract_of(pipeline: Pipeline, columns: Iterable[str]) -> Pipeline:
         return pipeline
     source = expanded(pipeline.source, columns, "source")
     return pipeline.model_copy(update={"source": source})
+
+
+def _require_positions(pipeline: Pipeline) -> None:
+    """Refuses row ids by position where files are rewritten behind our back."""
+    source = pipeline.source
+    kind = "table" if source.table else format_of(source, pipeline.storage)
+    if pipeline.clean.row_id == "position" and kind in ("delta", "table"):
+        raise ConfigError(
+            "clean.row_id",
+            "position names no row of a table for long: a compaction moves rows to other files",
+            "Set clean.row_id: content, or name the columns that are a row's key.",
+        )
 
 
 def _with_contracts(pipeline: Pipeline, subject: Rows, rights: dict[str, Rows]) -> Pipeline:

@@ -79,6 +79,10 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", tz="UTC" if kind.tz else None)
+    return _plain_nested(kind) if pa.types.is_nested(kind) else kind
+
+
+def _plain_nested(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_list_view(kind):
         return pa.list_(plain(kind.value_type))
     if pa.types.is_map(kind):

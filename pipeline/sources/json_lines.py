@@ -77,7 +77,8 @@ class JsonFiles:
         groups: dict[tuple[str, ...], list[RawFile]] = {}
         for file in self.found.files:
             groups.setdefault(tuple(file.partition), []).append(file)
-        new = self.matches()[0].new if self.files.policies.new_column == "keep" else ()
+        [matched] = self.matches()
+        new = matched.new if self.files.policies.new_column == "keep" else ()
         return [self._frame(spark, group, partitions, new) for partitions, group in groups.items()]
 
     def rows(self) -> int | None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -14,7 +15,7 @@ from pipeline.address import address_of
 from pipeline.config import Files, Storage
 from pipeline.errors import SourceError
 from pipeline.sources.raw import PARTITION_NULL, Found, RawFile
-from pipeline.stores.folder import Folder, folder_of
+from pipeline.stores.folder import Entry, Folder, folder_of
 
 # In a path, Spark takes them for a pattern.
 _UNREADABLE_NAME = re.compile(r"[:*?\[\]{}\\]")
@@ -22,6 +23,11 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _PARTITION = re.compile(r"([^/=]+)=([^/]*)")
 # Folders by which other table formats are known.
 _TABLE_FORMATS = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
+_AS_TABLE = (
+    "As loose files, rows that it no longer has would come in: name the table's own folder, "
+    "without a wildcard."
+)
+_NO_TABLE = "Such tables are not read; export it as Parquet or Delta."
 
 
 def find(files: Files, setting: str, endings: Sequence[str], storage: Storage) -> Found:
@@ -40,9 +46,9 @@ def find(files: Files, setting: str, endings: Sequence[str], storage: Storage) -
     places = [_Place(path, files.storage or storage) for path in files.path]
     listed: dict[str, RawFile] = {}
     for place in places:
-        place.refuse_tables(setting)
-        for file in place.files(endings):
-            listed[file.spark_path] = file
+        here = list(place.files(endings))
+        place.refuse_tables(here, setting)
+        listed |= {file.spark_path: file for file in here}
     root = _common_root([place.root_uri for place in places])
     named = [_named(file, root) for file in listed.values()]
     found = sorted((file for file in named if not _is_hidden(file.name)), key=lambda f: f.name)
@@ -76,20 +82,29 @@ class _Place:
         root = Path(self.folder.root)
         return f"file://{root.parent if root.is_file() else root}"
 
-    def refuse_tables(self, setting: str) -> None:
-        """Refuses what looks like a table of a format that is read in another way, or in none."""
-        names = set(self.folder.subfolders())
-        if "metadata" in names and not self._is_iceberg():
-            names.discard("metadata")
-        for name in sorted(names & set(_TABLE_FORMATS)):
-            raise SourceError(
-                f"{setting}.path",
-                f"{self.path} holds a table of {_TABLE_FORMATS[name]} (its folder {name})",
-                "Read as loose files, rows that it no longer has would come in. Set format: delta, "
-                "without a wildcard."
-                if name == "_delta_log"
-                else "Such tables are not read; export it as Parquet or Delta.",
-            )
+    def refuse_tables(self, files: Sequence[RawFile], setting: str) -> None:
+        """Refuses files of a table whose format is read in another way, or in none."""
+        base = self.folder.spark_path("").rstrip("/")
+        folders = {"", *(parent for file in files for parent in _parents(file.spark_path, base))}
+        for folder in sorted(folders):
+            for name, kind in _TABLE_FORMATS.items():
+                if self._is_table(folder, name):
+                    raise SourceError(
+                        f"{setting}.path",
+                        f"{self.path} holds a table of {kind}: {folder or '.'}/{name}",
+                        _AS_TABLE if name == "_delta_log" else _NO_TABLE,
+                    )
+
+    def _is_table(self, folder: str, name: str) -> bool:
+        below = f"{folder}/{name}".lstrip("/")
+        if self.is_remote:
+            inside = [entry for entry in self._entries if entry.path.startswith(f"{below}/")]
+            names = [entry.path for entry in inside]
+        elif name == "metadata" or not Path(self.folder.root, below).is_dir():
+            names = [str(path) for path in Path(self.folder.root, below).glob("*.metadata.json")]
+        else:
+            return True
+        return any(name != "metadata" or each.endswith(".metadata.json") for each in names)
 
     def files(self, endings: Sequence[str]) -> Iterator[RawFile]:
         """The files that the path names, also hidden ones."""
@@ -117,7 +132,7 @@ class _Place:
 
     def _remote(self, endings: Sequence[str]) -> Iterator[RawFile]:
         wanted = None if self.pattern is None else re.compile(_regex(self.pattern))
-        for entry in self.folder.entries():
+        for entry in self._entries:
             fits = (
                 entry.path.lower().endswith(tuple(endings))
                 if wanted is None
@@ -132,9 +147,9 @@ class _Place:
                     spark_path=self.folder.spark_path(entry.path),
                 )
 
-    def _is_iceberg(self) -> bool:
-        below = self.folder.below("metadata")
-        return any(entry.path.endswith(".metadata.json") for entry in below.entries())
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        return self.folder.entries()
 
 
 def split_pattern(path: str) -> tuple[str, str | None]:
@@ -147,6 +162,12 @@ def split_pattern(path: str) -> tuple[str, str | None]:
     return "/".join(parts[:first]) or ("/" if path.startswith("/") else "."), "/".join(
         parts[first:]
     )
+
+
+def _parents(path: str, base: str) -> Iterator[str]:
+    """The folders that a file lies in, below a base and relative to it."""
+    parts = path.removeprefix(base).strip("/").split("/")[:-1]
+    return ("/".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
 def _walk(root: Path) -> Iterator[Path]:

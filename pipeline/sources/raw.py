@@ -60,10 +60,6 @@ class Found:
         chosen = tuple(file for file in self.files if file.spark_path in paths)
         return Found(chosen, self.root)
 
-    def named(self, names: set[str]) -> Found:
-        """Those of the files that have these names."""
-        return Found(tuple(file for file in self.files if file.name in names), self.root)
-
 
 @contextmanager
 def reading(setting: str) -> Iterator[None]:

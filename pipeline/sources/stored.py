@@ -23,6 +23,7 @@ _SIGNED = {
 }
 _WHOLE = {"tinyint": 7, "smallint": 15, "int": 31, "bigint": 63}
 _MANTISSA = {"float": 24, "double": 53}
+_DIGITS_PER_BIT = 0.30103  # of 63 bits come 19 digits
 
 # Type of the contract to the families of stored types that its values may come from.
 _NUMBER = frozenset({"number", "text", "boolean"})
@@ -35,6 +36,8 @@ _CASTABLE = {
     "timestamp_ntz": _TIME,
     "binary": frozenset({"binary"}),
 }
+_OWN = {"string": "text", "boolean": "boolean", "binary": "binary"}
+_BY_FIT = {True: "narrowed_type", False: "widened_type"}
 _HINTS = {
     "half": "Spark cannot read half floats: write the column as float (pyarrow: .cast(float32())).",
     "interval": "Spark cannot read it: write the column as a number of seconds.",
@@ -136,26 +139,17 @@ def require_castable(
 def change_of(kind: pa.DataType, wanted: Type) -> str | None:
     """Which policy a stored type comes under; None for the contract's own type."""
     kind = plain(kind)
+    stored = family(kind)
     if isinstance(wanted, Array | Map | Struct):
-        return None if family(kind) == "nested" else "changed_type"
-    if pa.types.is_null(kind):
+        return None if stored == "nested" else "changed_type"
+    if pa.types.is_null(kind) or _OWN.get(str(wanted)) == stored:
         return None
-    if family(kind) == "number" and (
-        isinstance(wanted, Decimal) or wanted.name in _WHOLE | _MANTISSA
-    ):
-        stored, asked = _digits_of(kind), _digits_of_wanted(wanted)
-        if stored == asked:
-            return None
-        return "narrowed_type" if _fits(stored, asked) else "widened_type"
-    if isinstance(wanted, Atomic):
-        own = {"string": "text", "boolean": "boolean", "binary": "binary"}.get(wanted.name)
-        if own == family(kind):
-            return None
-        if family(kind) == "time":
-            if wanted.name == "date":
-                return None if pa.types.is_date(kind) else "widened_type"
-            if wanted.name in ("timestamp", "timestamp_ntz"):
-                return "narrowed_type" if pa.types.is_date(kind) else None
+    if stored == "number" and (isinstance(wanted, Decimal) or wanted.name in _WHOLE | _MANTISSA):
+        digits, asked = _digits_of(kind), _digits_of_wanted(wanted)
+        return None if digits == asked else _BY_FIT[_fits(digits, asked)]
+    if stored == "time" and str(wanted) in _CASTABLE and _CASTABLE[str(wanted)] is _TIME:
+        is_date = pa.types.is_date(kind)
+        return None if is_date == (str(wanted) == "date") else _BY_FIT[is_date]
     return "changed_type"
 
 
@@ -218,19 +212,12 @@ def _problem_in_parts(
 
 def _readable(kind: pa.DataType, is_int96: bool) -> pa.DataType | None:
     """The type by which Spark can read a column, parts that it cannot read left out."""
-    kind = plain(kind)
-    if pa.types.is_struct(kind):
-        fields = {each.name: _readable(each.type, is_int96) for each in kind}
-        known = [pa.field(name, each) for name, each in fields.items() if each is not None]
-        return pa.struct(known) if known else None
-    if pa.types.is_map(kind):
-        key, item = _readable(kind.key_type, is_int96), _readable(kind.item_type, is_int96)
-        return None if key is None or item is None else pa.map_(key, item)
-    if pa.types.is_list(kind):
-        element = _readable(kind.value_type, is_int96)
-        return None if element is None else pa.list_(element)
-    if family(kind) in ("half", "wide", "clock", "interval"):
+    is_nanoseconds = pa.types.is_timestamp(kind) and kind.unit == "ns" and not is_int96
+    kind = kind if pa.types.is_nested(kind) else plain(kind)
+    if is_nanoseconds or family(kind) in ("half", "wide", "clock", "interval"):
         return None
+    if pa.types.is_nested(kind):
+        return _readable_nested(kind, is_int96)
     if pa.types.is_fixed_size_binary(kind):
         return pa.binary()
     if pa.types.is_date(kind):
@@ -238,6 +225,18 @@ def _readable(kind: pa.DataType, is_int96: bool) -> pa.DataType | None:
     if is_int96 and pa.types.is_timestamp(kind):
         return pa.timestamp("us", tz="UTC")
     return _SIGNED.get(kind, kind)
+
+
+def _readable_nested(kind: pa.DataType, is_int96: bool) -> pa.DataType | None:
+    if pa.types.is_struct(kind):
+        fields = {each.name: _readable(each.type, is_int96) for each in kind}
+        known = [pa.field(name, each) for name, each in fields.items() if each is not None]
+        return pa.struct(known) if known else None
+    if pa.types.is_map(kind):
+        key, item = _readable(kind.key_type, is_int96), _readable(kind.item_type, is_int96)
+        return None if key is None or item is None else pa.map_(key, item)
+    element = _readable(kind.value_type, is_int96)
+    return None if element is None else pa.list_(element)
 
 
 def _digits_of(kind: pa.DataType) -> tuple[str, int, int]:
@@ -264,5 +263,5 @@ def _fits(stored: tuple[str, int, int], asked: tuple[str, int, int]) -> bool:
         return stored[1] <= asked[1] and stored[2] <= asked[2]
     if stored[0] == "whole" and asked[0] == "float":
         return stored[1] <= asked[1]
-    # Of 63 bits come 19 digits.
-    return stored[0] == "whole" and asked[0] == "decimal" and stored[1] * 0.30103 < asked[1] - 1
+    digits = int(stored[1] * _DIGITS_PER_BIT) + 1
+    return stored[0] == "whole" and asked[0] == "decimal" and digits <= asked[1]

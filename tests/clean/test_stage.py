@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pyspark.sql import SparkSession
 from pipeline.clean import stage
 from pipeline.clean.contract import REASONS
 from pipeline.clean.frames import judged
+from pipeline.clean.inputs import Inputs
 from pipeline.clean.stage import clean
 from pipeline.clean.verdict import DROPPED_BY, VERDICT
 from pipeline.config import Pipeline
@@ -34,6 +36,7 @@ from pipeline.errors import (
 )
 from pipeline.lake import Lake
 from pipeline.sources.formats import open_rows
+from pipeline.sources.parquet import ParquetFiles
 from tests.clean import examples, oracle
 
 FILES = ("jan.parquet", "2013/feb.parquet", "2014/feb.parquet")
@@ -179,7 +182,7 @@ def test_tables_and_outcome_account_for_every_row_and_running_again_changes_noth
     assert uids(lake)["clean"] == by_verdict["clean"] + Counter(["late"])
     assert uids(lake)["quarantine"] == by_verdict["quarantine"]
     os.utime(root / "raw" / "late.parquet", (0, 0))
-    assert stage.Found.of(pipeline).fingerprint(pipeline) != lake.table("clean").last_note(
+    assert Inputs.of(spark, pipeline).fingerprint(pipeline) != lake.table("clean").last_note(
         "lakestorm.run"
     )
 
@@ -216,13 +219,15 @@ def test_equal_rows_are_judged_alike_in_whatever_order_files_are_found(
 ) -> None:
     root, _ = dirty
     pipeline = examples.pipeline(root, oracle.CHANGES)
-    found = open_rows(spark, pipeline.source, "source", pipeline.storage)
+    subject = open_rows(spark, pipeline.source, "source", pipeline.storage)
+    assert isinstance(subject, ParquetFiles)
     before = spark.conf.get("spark.sql.shuffle.partitions")
     try:
         outcomes = []
-        for files, shuffles in ((found, "1"), (found[::-1], "5")):
+        for order, shuffles in ((1, "1"), (-1, "5")):
             spark.conf.set("spark.sql.shuffle.partitions", shuffles)
-            rows = judged(spark, pipeline, files).collect()
+            turned = replace(subject.found, files=subject.found.files[::order])
+            rows = judged(spark, pipeline, replace(subject, found=turned)).collect()
             outcomes.append({row["uid"]: (row[VERDICT], row[REASONS]) for row in rows})
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", str(before))
@@ -337,7 +342,7 @@ def test_a_count_that_does_not_add_up_commits_nothing(
     root, lake = good
     before = examples.files_below(Path(lake.root))
     changed = {**joined(root), "clean.period": {"column": "period", "expression": "'all'"}}
-    monkeypatch.setattr(stage, "rows_by_footers", lambda *_: 51)
+    monkeypatch.setattr(ParquetFiles, "rows", lambda _: 51)
     with pytest.raises(CountError, match=r"raw 50 \(by footers 51\)"):
         clean(spark, examples.pipeline(root, changed), lake)
     assert examples.files_below(Path(lake.root)) == before
@@ -361,6 +366,7 @@ from pathlib import Path
 from pipeline.clean import stage
 from pipeline.lake import Lake
 from pipeline.sources.formats import open_rows
+from pipeline.sources.parquet import ParquetFiles
 from pipeline.session import spark_session
 from tests.clean import examples, test_stage
 

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from pipeline.errors import SchemaError, SourceError
+from pipeline.sources.wholeness import Quoting, fault_of
+from tests.sources.reads import faults, opened, read, section, values
+
+COLUMNS = {"id": "int", "note": "string"}
+
+
+def records(count: int) -> list[list[str]]:
+    """Every third note has quotes and a line break."""
+    return [
+        [str(n), f'said "{n}"\nand, then, left' if n % 3 == 0 else f"plain {n}"]
+        for n in range(count)
+    ]
+
+
+def write_csv(path: Path, rows: list[list[str]], **options: str) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator=options.get("end", "\n"))
+        writer.writerows([list(COLUMNS), *rows])
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_records_that_hold_line_breaks_and_quotes_come_whole(
+    spark: SparkSession, tmp_path: Path, end: str
+) -> None:
+    write_csv(tmp_path / "a.csv", records(100), end=end)
+    wanted = [(int(n), note) for n, note in records(100)]
+    assert values(spark, section(tmp_path, COLUMNS, format="csv")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('id,note\n1,"open\n2,plain\n', 2),
+        ('id,note\n1,a\n2,"open\n3,"closed"\n', 3),
+        ('id,note\n1,"a"\n2,"a\n"b\n', 3),
+        ('id,note\n1,"""\n2,b\n', 2),
+    ],
+)
+def test_a_quote_that_is_left_open_is_named_with_its_line(
+    spark: SparkSession, tmp_path: Path, text: str, line: int
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(SourceError, match=rf"a\.csv: leaves a quote open in line {line}\."):
+        read(spark, section(tmp_path, COLUMNS, format="csv"))
+
+
+def test_quotes_inside_of_plain_values_are_kept(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,note\n1,5" pipe\n2,"b"x\n3,"say ""hi"""\n4, "padded"\n')
+    notes = [note for _, note in values(spark, section(tmp_path, COLUMNS, format="csv"))]
+    assert notes == ['5" pipe', '"b"x', 'say "hi"', ' "padded"']
+
+
+def test_a_line_break_inside_of_quotes_is_refused_where_lines_are_records(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    write_csv(tmp_path / "a.csv", records(10))
+    by_line = section(tmp_path, COLUMNS, format="csv", options={"multiLine": "false"})
+    with pytest.raises(SourceError, match="line break inside of quotes in line 2"):
+        read(spark, by_line)
+    write_csv(tmp_path / "a.csv", records(3)[1:])
+    assert values(spark, by_line) == [(1, "plain 1"), (2, "plain 2")]
+
+
+def test_options_come_before_the_rfc(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;note\n1;'it\\'s'\n")
+    options = {"sep": ";", "quote": "'", "escape": "\\"}
+    files = section(tmp_path, COLUMNS, format="csv", options=options)
+    assert values(spark, files) == [(1, "it's")]
+    (tmp_path / "a.csv").write_text('id,note\n1,"open\n2,b\n')
+    files = section(tmp_path, COLUMNS, format="csv", options={"quote": ""})
+    assert values(spark, files) == [(1, '"open'), (2, "b")]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("café".encode("latin-1"), "is not UTF-8: byte 0xE9 at offset", "ISO-8859-1"),
+        (b"x" + b"y" * (9 << 20) + b"\xe9", "is not UTF-8: byte 0xE9", "windows-1252"),
+        ("café".encode("utf-16"), "is UTF-16, by its first bytes", "UTF-16"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_another_encoding_is_told_and_named(
+    spark: SparkSession, tmp_path: Path, kind: str, case: tuple[bytes, str, str]
+) -> None:
+    content, told, encoding = case
+    wide = encoding == "UTF-16"
+    before, after = ("id,note\n1,", "\n") if kind == "csv" else ('{"id": 1, "note": "', '"}\n')
+    parts = [part.encode("utf-16-le" if wide else "ascii") for part in (before, after)]
+    mark, body = (content[:2], content[2:]) if wide else (b"", content)
+    (tmp_path / f"a.{kind}").write_bytes(mark + parts[0] + body + parts[1])
+    with pytest.raises(SourceError, match=told):
+        read(spark, section(tmp_path, COLUMNS, format=kind))
+    options = {"encoding": encoding}
+    if kind == "json":
+        # Spark tells lines of JSON apart by their bytes, and takes no mark before the first.
+        (tmp_path / "a.json").write_bytes(parts[0] + body + parts[1])
+        options = {"encoding": "UTF-16LE" if wide else encoding, "lineSep": "\n"}
+    (row,) = read(spark, section(tmp_path, COLUMNS, format=kind, options=options))
+    assert row["note"] == content.decode(encoding)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_bytes('\ufeff"id",note\n1,é\n'.encode())
+    assert values(spark, section(tmp_path, COLUMNS, format="csv")) == [(1, "é")]
+
+
+def test_files_are_taken_by_every_usual_ending(spark: SparkSession, tmp_path: Path) -> None:
+    line, text = b'{"id": 1, "note": "a"}\n', b"id,note\n1,a\n"
+
+    def packed(content: bytes, ending: str) -> bytes:
+        if ending == ".zst":
+            sink = pa.BufferOutputStream()
+            with pa.CompressedOutputStream(sink, "zstd") as stream:
+                stream.write(content)
+            return bytes(sink.getvalue())
+        return {".gz": gzip.compress(content), ".bz2": bz2.compress(content), "": content}[ending]
+
+    for ending in ("", ".gz", ".bz2", ".zst"):
+        for name in ("json", "jsonl", "ndjson"):
+            (tmp_path / f"a.{name}{ending}").write_bytes(packed(line, ending))
+        (tmp_path / f"a.csv{ending}").write_bytes(packed(text, ending))
+    (tmp_path / "B.CSV").write_bytes(text)
+    assert values(spark, section(tmp_path, COLUMNS, format="json")) == [(1, "a")] * 12
+    assert values(spark, section(tmp_path, COLUMNS, format="csv")) == [(1, "a")] * 5
+
+
+def test_another_separator_is_guessed_in_the_message(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id;note\n1;a\n")
+    with pytest.raises(SchemaError, match=r"one column only.*set options: \{sep: ';'\}"):
+        read(spark, section(tmp_path, COLUMNS, format="csv"))
+
+
+def test_without_a_header_columns_are_the_contracts(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,a\n2,b,c\n")
+    files = section(tmp_path, COLUMNS, format="csv", options={"header": "false"})
+    assert faults(spark, files) == [[], ["malformed"]]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.bz2", "a.csv.zst"])
+def test_a_damaged_archive_is_named(spark: SparkSession, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no archive")
+    with pytest.raises(SourceError, match=rf"file .*{name}: cannot be read"):
+        opened(spark, section(tmp_path, COLUMNS, format="csv")).matches()
+
+
+pieces = st.sampled_from(["a", "b", '"', '""', ",", "\n", "\r\n", "\r", " ", "é", "x,y"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow,
+          HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(rows=st.lists(st.lists(st.lists(pieces, max_size=6).map("".join), min_size=2, max_size=3)))
+def test_what_a_csv_writer_wrote_is_whole(tmp_path: Path, rows: list[list[str]]) -> None:
+    path = tmp_path / "a.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    assert fault_of(str(path), None, None, Quoting()) is None
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[
+          HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(before=st.lists(pieces.filter(lambda each: '"' not in each), max_size=5).map("".join))
+def test_what_opens_a_quote_and_ends_is_not_whole(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'id,note\n1,"{before}\n2,b\n', newline="")
+    fault = fault_of(str(path), None, None, Quoting())
+    assert fault is not None
+    assert "leaves a quote open in line" in fault.problem
+
+
+def test_a_quote_at_the_edge_of_a_piece_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('id,note\n1,"a ""b""\nc"\n2,"é, d"\n' * 3)
+    broken = tmp_path / "b.csv"
+    broken.write_text('id,note\n1,"a ""b\nc"x\n2,"é, d"\n' * 3)
+    for size in range(1, 40):
+        monkeypatch.setattr("pipeline.sources.wholeness._CHUNK_BYTES", size)
+        assert fault_of(str(path), None, None, Quoting()) is None
+        assert fault_of(str(broken), None, None, Quoting()) is not None
