@@ -24,6 +24,7 @@ from pipeline.operate.walk import STAGES, Asked, walk
 from pipeline.outcome import Outcome
 from pipeline.scoring.periods import Span
 from pipeline.session import spark_session
+from pipeline.sources.places import stores_of
 from pipeline.training.tracking import tracking_uri
 
 EXIT_FAULT = 1
@@ -102,7 +103,9 @@ def _run_stages(
     console.print(
         f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}", soft_wrap=True
     )
-    spark = spark_session(f"lakestorm {' '.join(stages)} {pipeline.name}", master, lake.hadoop)
+    spark = spark_session(
+        f"lakestorm {' '.join(stages)} {pipeline.name}", master, stores_of(pipeline)
+    )
     try:
         outcomes: list[Outcome] = []
         for outcome in walk(spark, pipeline, lake, stages, asked):

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from py4j.protocol import Py4JError, Py4JJavaError
@@ -59,22 +60,24 @@ LOCAL_SETTINGS = {
 }
 
 
-def spark_session(app: str, master: str | None = None, store: Hadoop | None = None) -> SparkSession:
+def spark_session(
+    app: str, master: str | None = None, stores: Sequence[Hadoop] = ()
+) -> SparkSession:
     """The session of this process.
 
     Args:
         app: Name shown in Spark's pages and logs.
         master: Such as `spark://host:7077`; by default what spark-submit was given, or `local[*]`.
-        store: What a lake in an object store needs.
+        stores: What a lake, or raw files, in object stores need.
 
     Raises:
         EnvironmentFault: There is no Java 17 or newer, Spark did not start, or it has no class for
-            the store.
+            a store.
     """
     _find_java()
     # Executors on this machine run what the driver runs; a cluster's image says otherwise.
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    settings = SETTINGS | _of_store(store)
+    settings = SETTINGS | _of_stores(stores)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit
         settings |= _of_driver(master or "local[*]")
     builder = SparkSession.builder.appName(app)
@@ -91,25 +94,29 @@ def spark_session(app: str, master: str | None = None, store: Hadoop | None = No
             "check Java, memory, and whether a master answers at the address that was given, and "
             "knows the same secret"
         )
-        if store is not None and store.packages:
-            hint += f"; and that Maven gives {', '.join(store.packages)}: `storage.jars`"
+        packages = _distinct(each for store in stores for each in store.packages)
+        if packages:
+            hint += f"; and that Maven gives {', '.join(packages)}: `storage.jars`"
         raise EnvironmentFault(
             "Spark", f"did not start: {_reason(error)}", f"See its messages above; {hint}."
         ) from error
-    if store is not None:
+    for store in stores:
         _require_class(spark, store)
     return spark
 
 
-def _of_store(store: Hadoop | None) -> dict[str, str]:
-    if store is None:
-        return {}
+def _of_stores(stores: Sequence[Hadoop]) -> dict[str, str]:
     jars = {
         # A session that spark-submit started has its class path already.
-        "spark.jars.packages": ",".join(store.packages),
-        "spark.jars": ",".join(store.jars),
+        "spark.jars.packages": _distinct(each for store in stores for each in store.packages),
+        "spark.jars": _distinct(each for store in stores for each in store.jars),
     }
-    return dict(store.settings) | {name: value for name, value in jars.items() if value}
+    settings = {name: value for store in stores for name, value in store.settings.items()}
+    return settings | {name: ",".join(values) for name, values in jars.items() if values}
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
 
 
 def _require_class(spark: SparkSession, store: Hadoop) -> None:

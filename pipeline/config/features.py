@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.settings import Name, Positive, Settings
+from pipeline.config.settings import Name, Positive, Settings, is_pattern
+from pipeline.errors import ConfigError
 
 Task = Literal["binary", "multiclass", "multilabel", "regression", "reconstruction"]
 FEATURE_SECTIONS = ("numeric", "categorical", "cyclic", "images", "tokens", "series")
@@ -137,6 +140,26 @@ class Features(Settings):
     """Of the table `features`. The stream reads `lz4_raw` fastest, see docs/stream.md; Trino reads
     only the others."""
 
+    def expanded(self, columns: Sequence[str]) -> Features:
+        """The same with each pattern of columns written out.
+
+        Args:
+            columns: Of `clean`. Keys and leakage are no features, whatever pattern they match.
+
+        Raises:
+            ConfigError: A pattern matches nothing.
+        """
+        leakage = [n for each in self.leakage for n in _matching("leakage", each, columns)]
+        closed = {*self.keys, *leakage}
+        free = [name for name in columns if name not in closed]
+        sections: dict[str, dict[str, Any]] = {}
+        for section in FEATURE_SECTIONS:
+            given: dict[str, Any] = getattr(self, section)
+            sections[section] = {
+                name: how for each, how in given.items() for name in _matching(section, each, free)
+            } | {name: how for name, how in given.items() if not is_pattern(name)}
+        return self.model_copy(update={**sections, "leakage": tuple(dict.fromkeys(leakage))})
+
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Self:
         if not any(getattr(self, section) for section in FEATURE_SECTIONS):
@@ -150,3 +173,17 @@ class Features(Settings):
                     f"{section}.{leaked[0]} is listed under leakage: it is not known at prediction"
                 )
         return self
+
+
+def _matching(section: str, pattern: str, columns: Sequence[str]) -> list[str]:
+    """The columns that a name stands for: itself, or those that match it."""
+    if not is_pattern(pattern):
+        return [pattern]
+    matched = [name for name in columns if fnmatchcase(name, pattern)]
+    if not matched:
+        raise ConfigError(
+            f"features.{section}.{pattern}",
+            "matches no column of clean",
+            f"Correct the pattern; clean has {', '.join(columns[:30])}.",
+        )
+    return matched

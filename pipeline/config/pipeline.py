@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -78,7 +79,7 @@ class Pipeline(Settings):
     def _raw_data_has_addresses(self) -> Self:
         for setting, files in self.raw.items():
             for path in files.path:
-                address_of(path, f"{setting}.path")
+                address_of(_before_wildcards(path), f"{setting}.path")
         return self
 
     @model_validator(mode="after")
@@ -126,6 +127,12 @@ def _require_comparable(source: Source, dedupe: Dedupe, contract: set[str]) -> N
                 f"clean.dedupe.keys: {key!r} may be null, and rows without a key are not "
                 f"duplicates; set source.columns.{key}.required: true"
             )
+
+
+def _before_wildcards(path: str) -> str:
+    """The folder that a path begins with; object stores have rules for its characters."""
+    folders = itertools.takewhile(lambda part: not set(part) & set("*?["), path.split("/"))
+    return "/".join(folders)
 
 
 def _section(given: Any, name: str) -> dict[str, Any]:

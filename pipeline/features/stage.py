@@ -60,6 +60,9 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     started = time.monotonic()
     lake.require_writable()
     clean = lake.table("clean").snapshot()
+    pipeline = pipeline.model_copy(
+        update={"features": pipeline.features.expanded(clean.schema.names)}
+    )
     require_no_leakage_in_clean(spark, pipeline, clean)
     settings = pipeline.features.model_dump(mode="json", exclude=LAYOUT_SETTINGS)
     # Upkeep moves rows to other files: that is no reason for another fit.

@@ -32,6 +32,7 @@ from pipeline.config import Pipeline
 from pipeline.errors import LakestormError
 from pipeline.lake import Lake, refuses_second_commit
 from pipeline.session import spark_session
+from pipeline.sources.places import stores_of
 from pipeline.stores.folder import Folder
 from pipeline.training.tracking import open_client, own_uri, tracking_uri
 
@@ -146,7 +147,7 @@ def examine(pipeline: Pipeline, master: str | None) -> Iterator[Finding]:
             yield _disk("disk of the lake", "here", shutil.disk_usage(lake.root).free)
         yield _mlflow(lake)
     try:
-        spark = spark_session("lakestorm doctor", master, lake.hadoop)
+        spark = spark_session("lakestorm doctor", master, stores_of(pipeline))
     except LakestormError as error:
         yield Finding.of(error.where, error)
         return

@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from pipeline.address import address_of
-from pipeline.config import Files, Storage
+from pipeline.config import Files, Pipeline, Storage
 from pipeline.errors import SourceError
 from pipeline.sources.raw import PARTITION_NULL, Found, RawFile
 from pipeline.stores.folder import Entry, Folder, folder_of
+from pipeline.stores.settings import Hadoop
 
 # In a path, Spark takes them for a pattern.
 _UNREADABLE_NAME = re.compile(r"[:*?\[\]{}\\]")
@@ -47,20 +48,36 @@ def find(files: Files, setting: str, endings: Sequence[str], storage: Storage) -
     listed: dict[str, RawFile] = {}
     for place in places:
         here = list(place.files(endings))
+        if not here:
+            raise _nothing_there(place.path, files, setting, endings)
         place.refuse_tables(here, setting)
         listed |= {file.spark_path: file for file in here}
     root = _common_root([place.root_uri for place in places])
     named = [_named(file, root) for file in listed.values()]
     found = sorted((file for file in named if not _is_hidden(file.name)), key=lambda f: f.name)
     if not found:
-        raise SourceError(
-            f"{setting}.path",
-            f"there is no {files.format} file in {', '.join(files.path)}",
-            f"Put the raw files there (named {', '.join(f'*{e}' for e in endings)}), or set the "
-            "path to where they are.",
-        )
+        raise _nothing_there(", ".join(files.path), files, setting, endings)
     _refuse_unreadable(found)
     return Found(tuple(_with_partitions(found)), root)
+
+
+def _nothing_there(path: str, files: Files, setting: str, endings: Sequence[str]) -> SourceError:
+    return SourceError(
+        f"{setting}.path",
+        f"there is no {files.format} file in {path}",
+        f"Put the raw files there (named {', '.join(f'*{each}' for each in endings)}), or set the "
+        "path to where they are.",
+    )
+
+
+def stores_of(pipeline: Pipeline) -> list[Hadoop]:
+    """What Spark is told of all object stores that a pipeline's lake and raw files are in."""
+    places = [(pipeline.lake, pipeline.storage)]
+    for files in pipeline.raw.values():
+        storage = files.storage or pipeline.storage
+        places += [(split_pattern(path)[0], storage) for path in files.path]
+    found = (folder_of(place, storage).hadoop for place, storage in places)
+    return list({str(each): each for each in found if each is not None}.values())
 
 
 class _Place:
@@ -70,6 +87,11 @@ class _Place:
         self.path = path
         fixed, self.pattern = split_pattern(path)
         self.is_remote = address_of(fixed) is not None
+        if self.is_remote and self.pattern is None:
+            parent, _, name = fixed.rstrip("/").rpartition("/")
+            # A store has no folders: what it has under this very name is a file.
+            if not parent.endswith("/") and folder_of(parent, storage).sizes([name]) != [None]:
+                fixed, self.pattern = parent, glob.escape(name)
         if not self.is_remote:
             fixed = os.path.abspath(fixed)  # noqa: PTH100 (links stay as they are named)
         self.folder: Folder = folder_of(fixed, storage)

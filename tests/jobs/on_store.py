@@ -23,12 +23,12 @@ def main(gateway: dict[str, str], settings: list[str]) -> None:
     store = lake.hadoop
     assert store is not None
     try:
-        spark_session("without", "local[2]", store)
+        spark_session("without", "local[2]", [store])
     except EnvironmentFault as fault:
         print("refused", fault, flush=True)  # noqa: T201 (the test reads it)
     own = {f"spark.hadoop.{name}": value for name, value in gateway.items()}
     reached = replace(store, filesystem=gateway["fs.s3a.impl"], settings={**store.settings, **own})
-    spark = spark_session("with", "local[2]", reached)
+    spark = spark_session("with", "local[2]", [reached])
     try:
         for asked in (Asked(), Asked()):
             for outcome in walk(spark, pipeline, lake, asked=asked):
