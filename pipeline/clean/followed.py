@@ -13,16 +13,17 @@ from pipeline.stores.folder import folder_of
 
 @dataclass(frozen=True)
 class SourceTable:
-    """The table at the version that is the newest now."""
+    """The table at one of its versions."""
 
     table: Table
     table_id: str
     version: int
 
     @classmethod
-    def of(cls, pipeline: Pipeline) -> SourceTable:
-        """The pipeline's source; raises as `open_table` does."""
-        handle = open_table(pipeline.source, "source", pipeline.storage)
+    def of(cls, pipeline: Pipeline, version: int | None = None) -> SourceTable:
+        """The pipeline's source at a version, the newest by default; raises as `open_table`."""
+        source = pipeline.source.model_copy(update={"version": version})
+        handle = open_table(source, "source", pipeline.storage)
         folder = folder_of(pipeline.source.path[0], pipeline.source.storage or pipeline.storage)
         table = Table(pipeline.source.path[0], folder)
         return cls(table, str(handle.metadata().id), handle.version())

@@ -312,24 +312,35 @@ class _Increment:
 
     def _run_on_table(self) -> None:
         """Takes what the commits since the last run added to the Delta table that is the source."""
-        table = self._source_table
+        newest = self._source_table
         last = None if self._rebuild else self._tables["clean"].transaction_version(self._app)
-        if last is not None and last >= table.version:
-            return
-        inputs = self._inputs()
+        # A run that stopped between its commits is finished under its own number first.
+        begun = self._tables["quarantine"].transaction_version(self._app)
+        if begun is not None and last is not None and last < begun < newest.version:
+            self._take_version(SourceTable.of(self._pipeline, begun), last)
+            last = begun
+        if last is None or last < newest.version:
+            self._take_version(newest, last)
+
+    def _take_version(self, table: SourceTable, last: int | None) -> None:
+        inputs = self._inputs(table.version)
         now = inputs.subject.found
         added = None if last is None else table.added_since(last, now)
-        if added is None:
-            if last is not None:
-                self.note = "rows of the source were changed or removed: all were read again"
-            self._take(inputs, now, table.version, anew=True)
-        else:
-            self._take(inputs, added, table.version)
+        if last is not None and added is None:
+            self.note = "rows of the source were changed or removed: all were read again"
+        self._take(inputs, now if added is None else added, table.version, anew=added is None)
 
-    def _inputs(self) -> Inputs:
-        """All that is there, under the contract that `clean` has."""
+    def _inputs(self, version: int | None = None) -> Inputs:
+        """All that is there, under the contract that `clean` has.
+
+        Args:
+            version: Of the Delta table that is the source.
+        """
         clean = self._tables["clean"]
         pipeline = self._pipeline
+        if version is not None:
+            source = pipeline.source.model_copy(update={"version": version})
+            pipeline = pipeline.model_copy(update={"source": source})
         if clean.exists and not self._rebuild:
             pipeline = with_contract_of(pipeline, clean.snapshot().schema.names)
         return Inputs.of(self._spark, pipeline)

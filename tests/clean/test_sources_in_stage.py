@@ -18,7 +18,7 @@ from pipeline.clean.increment import clean_increment
 from pipeline.clean.stage import clean
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError, LakestormError, SchemaError
-from pipeline.lake import Lake
+from pipeline.lake import Lake, commit
 from tests.clean import examples
 from tests.clean.examples import RAW, ids, some_rows, table
 
@@ -111,6 +111,30 @@ class TestIncrementalDelta:
         found = table(lake, "clean").select(source.columns).sort("id")
         assert found.rows() == source.with_columns(pl.col("month").cast(pl.Int32)).rows()
         assert run().unchanged
+
+    def test_a_run_that_stopped_between_its_commits_is_finished_first(
+        self, place: Path, pipeline: Pipeline, run: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lake = Lake(pipeline.lake)
+        run()
+        bad = rows(0, 3)  # they are there: duplicates, for quarantine
+        write_deltalake(place, pa.concat_tables([bad, rows(100, 10)]), mode="append")
+
+        def stop(table: Any, *given: Any, **options: Any) -> Any:
+            if table.name == "clean":
+                raise KeyboardInterrupt
+            return commit(table, *given, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.clean.increment.commit", stop)
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        assert table(lake, "quarantine").height == 3
+        assert table(lake, "clean").height == 100
+        write_deltalake(place, pa.concat_tables([rows(3, 2), rows(110, 5)]), mode="append")
+        whole(lake, run())
+        assert ids(lake, "clean") == Counter(range(115))
+        assert table(lake, "quarantine").height == 5
 
     def test_another_table_in_its_place_is_refused_until_a_rebuild(
         self, place: Path, pipeline: Pipeline, run: Any
