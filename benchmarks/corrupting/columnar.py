@@ -7,6 +7,7 @@ https://github.com/apache/parquet-format#file-format
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime, time
 from typing import Any
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ def parquet_variants() -> list[Variant]:
             "parquet",
             "checked pages flipped",
             _seeded(24, lambda n: _flips("pages", 1 + n % 3, write_page_checksum=True)),
+            trusts_engine=False,  # that a page was changed can be known
         ),
         *variants("parquet", "footer flipped", _seeded(24, lambda n: _flips("footer", 1 + n % 3))),
         *variants("parquet", "truncated", _cuts()),
@@ -73,20 +75,24 @@ def _footer_start(content: bytes) -> int:
 
 
 def _cuts() -> dict[str, Spoil]:
-    def cut(keep: Callable[[int], int]) -> Spoil:
-        def spoil(scene: Scene) -> None:
-            content = scene.victim.read_bytes()
-            scene.replace(content[: keep(len(content))])
+    def share(tenths: int) -> Spoil:
+        return _edited(lambda content: content[: len(content) * tenths // 10])
 
-        return spoil
+    def short(lost: int) -> Spoil:
+        return _edited(lambda content: content[:-lost])
 
-    shares = {
-        f"at {tenths}0 percent": cut(lambda n, t=tenths: n * t // 10) for tenths in range(1, 10)
-    }  # type: ignore[misc]
-    ends = {f"{lost} bytes short": cut(lambda n, lost=lost: n - lost) for lost in (1, 4, 8, 9, 100)}  # type: ignore[misc]
-    return (
-        shares | ends | {f"{kept} bytes": cut(lambda _, kept=kept: kept) for kept in (1, 4, 8, 12)}
-    )  # type: ignore[misc]
+    def first(kept: int) -> Spoil:
+        return _edited(lambda content: content[:kept])
+
+    return {
+        **{f"at {tenths}0 percent": share(tenths) for tenths in range(1, 10)},
+        **{f"{lost} bytes short": short(lost) for lost in (1, 4, 8, 9, 100)},
+        **{f"{kept} bytes": first(kept) for kept in (1, 4, 8, 12)},
+    }
+
+
+def _edited(edit: Callable[[bytes], bytes]) -> Spoil:
+    return lambda scene: scene.replace(edit(scene.victim.read_bytes()))
 
 
 def _magics() -> dict[str, Spoil]:
@@ -106,41 +112,55 @@ def _magics() -> dict[str, Spoil]:
         "footer of 4 GB": tail(2**32 - 1, MAGIC),
         "footer longer than the file": tail(10**6, MAGIC),
         "footer shorter than it is": tail(100, MAGIC),
-        "twice": lambda scene: scene.replace(scene.victim.read_bytes() * 2),
-        "text behind": lambda scene: scene.replace(scene.victim.read_bytes() + b"\nend\n"),
+        "twice": _edited(lambda content: content * 2),
+        "text behind": _edited(lambda content: content + b"\nend\n"),
     }
 
 
 def _counts() -> dict[str, Spoil]:
     """Counts of the footer, changed to others of as many bytes: of all rows, of a row group's."""
-
-    def patched(rows: int, told: int, which: Sequence[int] | None) -> Spoil:
-        old, new = _I64 + _varint(rows), _I64 + _varint(told)
-
-        def spoil(scene: Scene) -> None:
-            content = parquet(scene.rows, compression="none")
-            start = _footer_start(content)
-            body = content[start:].split(old)
-            picked = range(len(body) - 1) if which is None else which
-            joints = [new if place in picked else old for place in range(len(body) - 1)]
-            footer = body[0] + b"".join(a + b for a, b in zip(joints, body[1:], strict=True))
-            scene.replace(content[:start] + footer)
-
-        return spoil
-
-    group = ROWS_PER_GROUP
-    last_of_first = len(COLUMNS)  # a row group's own count stands behind those of its columns
+    file, group, groups = ROWS_PER_FILE, ROWS_PER_GROUP, ROWS_PER_FILE // ROWS_PER_GROUP
+    own = [len(COLUMNS)]  # a row group's own count stands behind those of its columns
+    own_of_all = [(len(COLUMNS) + 1) * place + len(COLUMNS) for place in range(groups)]
     return {
-        "of the file, less": patched(ROWS_PER_FILE, ROWS_PER_FILE - 1, None),
-        "of the file, more": patched(ROWS_PER_FILE, ROWS_PER_FILE + 1, None),
-        "of the file, half": patched(ROWS_PER_FILE, 64, None),
-        "of all row groups, less": patched(group, group - 1, None),
-        "of all row groups, more": patched(group, group + 1, None),
-        "of a column, less": patched(group, group - 1, [0]),
-        "of a column, more": patched(group, group + 1, [0]),
-        "of a row group, less": patched(group, group - 1, [last_of_first]),
-        "of a row group, more": patched(group, group + 1, [last_of_first]),
+        "of the file, less": _counted((file, file - 1, None)),
+        "of the file, more": _counted((file, file + 1, None)),
+        "of the file, half": _counted((file, file - 56, None)),
+        "of all row groups, less": _counted((group, group - 1, None)),
+        "of all row groups, more": _counted((group, group + 1, None)),
+        "of a column, less": _counted((group, group - 1, [0])),
+        "of a column, more": _counted((group, group + 1, [0])),
+        "of a row group, less": _counted((group, group - 1, own)),
+        "of a row group, more": _counted((group, group + 1, own)),
+        "of everything, less": _counted((file, file - groups, None), (group, group - 1, None)),
+        "of everything, more": _counted((file, file + groups, None), (group, group + 1, None)),
+        "of all but the columns, less": _counted(
+            (file, file - groups, None), (group, group - 1, own_of_all)
+        ),
     }
+
+
+def _counted(*changes: tuple[int, int, Sequence[int] | None]) -> Spoil:
+    """Counts changed in the footer.
+
+    Args:
+        changes: A count, another one, and which of its places are changed; all by default.
+    """
+
+    def spoil(scene: Scene) -> None:
+        content = parquet(scene.rows, compression="none")
+        start = _footer_start(content)
+        footer = content[start:]
+        for count, told, which in changes:
+            old, new = _I64 + _varint(count), _I64 + _varint(told)
+            first, *others = footer.split(old)
+            picked = range(len(others)) if which is None else which
+            footer = first + b"".join(
+                (new if place in picked else old) + part for place, part in enumerate(others)
+            )
+        scene.replace(content[:start] + footer)
+
+    return spoil
 
 
 def _varint(number: int) -> bytes:
@@ -180,7 +200,9 @@ def _retyped() -> dict[str, Spoil]:
         "amount as text": of("amount", pa.string(), str),
         "amount as timestamp": of("amount", pa.timestamp("us"), int),
         "flag as int": of("flag", pa.int32(), int),
-        "day as timestamp": of("day", pa.timestamp("us"), lambda day: day),
+        "day as timestamp": of(
+            "day", pa.timestamp("us"), lambda day: datetime.combine(day, time(5))
+        ),
         "day as text": of("day", pa.string(), str),
         "at as nanoseconds": of("at", pa.timestamp("ns"), naive),
         "at as milliseconds": of(

@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def _parquet(path: Path) -> list[Row] | None:
     except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError):
         pass
     try:
-        return pl.read_parquet(path).to_dicts()
+        return list(pl.read_parquet(path).to_dicts())
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
         return None
 
@@ -100,16 +101,24 @@ def _json(path: Path) -> list[Row] | None:
 
 
 def _objects(line: bytes) -> Iterator[Row]:
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(10_000)  # of levels of a value
     try:
         text = line.decode().strip()
         while text:
-            value, end = _DECODER.raw_decode(text)
+            with _deep():
+                value, end = _DECODER.raw_decode(text)
             yield from (one for one in _listed(value) if isinstance(one, dict))
-            text = text[end:].lstrip(" \t,")
+            text = text[end:].lstrip().lstrip(",").lstrip()
     except (ValueError, RecursionError):
         return
+
+
+@contextmanager
+def _deep() -> Iterator[None]:
+    """Lets Python go down 10,000 levels of a value."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        yield
     finally:
         sys.setrecursionlimit(before)
 
@@ -211,7 +220,8 @@ class _Nested:
         if isinstance(other, _Nested):
             return bool(self._value == other._value)
         try:
-            return bool(self._value == _DECODER.decode(str(other)))
+            with _deep():
+                return bool(self._value == _DECODER.decode(str(other)))
         except (ValueError, RecursionError):
             return False
 

@@ -17,6 +17,7 @@ def csv_variants() -> list[Variant]:
         *text_variants("csv"),
         *variants("csv", "ragged lines", _ragged()),
         *variants("csv", "quotes", _quotes(), trusts_engine=False),
+        *variants("csv", "quotes that are text", _literal_quotes()),
         *variants("csv", "header", _headers()),
         *variants("csv", "out of range", _out_of_range()),
         *variants("csv", "huge cell", _huge()),
@@ -59,12 +60,18 @@ def _quotes() -> dict[str, Spoil]:
         "opened at the end": _records([ROWS_PER_FILE], opened),
         "opened at the first field": _records([7], lambda it: f'"{it}'),
         "in the header": _records([0], lambda it: f'"{it}'),
-        "within an open field": _records([7], _named('an 8" disk')),
         "behind a closed field": _records([7], _named('"a" b')),
         "not doubled": _records([7], _named('"a "b" c"')),
         "by backslash": _records([7], _named('"a \\" b"')),
-        "single": _records([7], _named("'a, b'")),
-        "typographic": _records([7], _named("“a, b”")),
+    }
+
+
+def _literal_quotes() -> dict[str, Spoil]:
+    return {
+        "within an open field": _records([7], _named('an 8" disk')),
+        "single": _records([7], _named("'a b'")),
+        "single, with a comma": _records([7], _named("'a, b'")),
+        "typographic, with a comma": _records([7], _named("“a, b”")),
     }
 
 

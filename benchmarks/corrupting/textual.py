@@ -99,7 +99,9 @@ def _line_endings() -> dict[str, Spoil]:
     def every(share: int, ending: bytes) -> Spoil:
         def edit(content: bytes) -> bytes:
             lines = content.split(b"\n")
-            ends = [ending if place % share == 0 else b"\n" for place in range(len(lines) - 1)]
+            ends = [
+                ending if place % share == share - 1 else b"\n" for place in range(len(lines) - 1)
+            ]
             return b"".join(a + b for a, b in zip(lines, [*ends, b""], strict=True))
 
         return edited(edit)

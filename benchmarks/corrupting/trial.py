@@ -39,7 +39,7 @@ from pipeline.lake import Lake
 from pipeline.outcome import Outcome
 
 TABLES = ("quarantine", "clean", "quality")
-_OF_JAVA = ("java.", "org.apache.", "Py4J", "Traceback", "\n", "SQLSTATE")
+_OF_JAVA = ("java.", "org.apache.", "Py4J", "Traceback", "SQLSTATE")
 
 Verdict: TypeAlias = Literal[
     "quarantined", "refused", "unharmed", "changed", "unclear", "wrong", "traceback", "hang"
@@ -49,7 +49,7 @@ VERDICTS: dict[Verdict, str] = {
     "refused": "an error names the file; the tables are as before",
     "unharmed": "every row is as it was before the file was spoiled",
     "changed": "the rows are what another engine reads, though not what they were",
-    "unclear": "an error that does not name the file, or speaks Java; the tables are as before",
+    "unclear": "an error without the file's name, in Java's words or with control characters",
     "wrong": "a row that nothing holds, or that is lost; or the tables are not as before",
     "traceback": "an error that is none of ours",
     "hang": "no end within the limit",
@@ -157,7 +157,10 @@ class Trials:
             place = "".join(f" in {Path(it.filename).name}:{it.name}" for it in ours)
             verdict, told = "traceback", f"{type(error).__name__}{place}: {_short(str(error))}"
         else:
-            return self._of_rows(variant, root, lake, outcome)
+            try:
+                return self._of_rows(variant, root, lake, outcome)
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+                return "wrong", f"Polars cannot read the tables: {_short(str(error))}"
         if State.of(lake, root / "lake") != before:
             return "wrong", f"the tables are not as before; {told}"
         return verdict, told
@@ -228,7 +231,7 @@ def _refusal(error: LakestormError, folder: Path) -> tuple[Verdict, str]:
     """Whether an error tells its user which file it is about, in words of its own."""
     told = str(error)
     names_a_file = str(folder) in told and told.rstrip()[-1] == "."
-    is_plain = not any(word in told for word in _OF_JAVA)
+    is_plain = told.isprintable() and not any(word in told for word in _OF_JAVA)
     shown = f"{type(error).__name__}: {_short(told.replace(str(folder), 'raw'))}"
     return ("refused" if names_a_file and is_plain else "unclear"), shown
 
@@ -247,7 +250,7 @@ def _at_most(seconds: float, spark: SparkSession) -> Iterator[None]:
         raise _TimeIsUp
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)  # a test may have one of its own
     try:
         yield
     except _TimeIsUp:
@@ -256,6 +259,7 @@ def _at_most(seconds: float, spark: SparkSession) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def is_alive(spark: SparkSession) -> bool:
