@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 import shutil
-import signal
+import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, TypeAlias
 
 import polars as pl
@@ -54,11 +54,13 @@ VERDICTS: dict[Verdict, str] = {
     "traceback": "an error that is none of ours",
     "hang": "no end within the limit",
 }
+GRACE_SECONDS = 10
+"""For a stage whose jobs were cancelled."""
 BAD: frozenset[Verdict] = frozenset({"unclear", "wrong", "traceback", "hang"})
 
 
-class _TimeIsUp(BaseException):
-    """Not an Exception: nothing in the stage may take it for one of its own."""
+class _TimeIsUp(Exception):
+    """The stage has not ended within the limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +110,15 @@ class Trials:
         self.spark = spark
         self._folder = folder
         self._seed = seed
-        self._limit = limit_seconds
+        self.limit_seconds = limit_seconds
         self._rows = good_rows(seed)
         self._lakes: dict[Format, Path] = {}
 
     def run(self, variant: Variant) -> Result:
         """Runs one variant, and judges what came of it."""
-        root = self._folder / "trial"
-        good = self._good_lake(variant.format)
-        shutil.rmtree(root, ignore_errors=True)
+        good = self.good_lake(variant.format)
+        # One of its own: a stage that hangs may still write there when the next trial runs.
+        root = Path(tempfile.mkdtemp(dir=self._folder))
         shutil.copytree(good, root / "lake")
         write_good(root / "raw", variant.format, self._rows)
         rng = random.Random(f"{self._seed} {variant.name}")  # noqa: S311 (data of a benchmark)
@@ -124,9 +126,10 @@ class Trials:
         started = time.monotonic()
         verdict, told = self._judged(variant, root)
         seconds = time.monotonic() - started
+        shutil.rmtree(root, ignore_errors=True)
         return Result(variant=variant, verdict=verdict, told=told, seconds=seconds)
 
-    def _good_lake(self, kind: Format) -> Path:
+    def good_lake(self, kind: Format) -> Path:
         """A lake that clean has filled from the good set, with every row in `clean`."""
         if kind not in self._lakes:
             root = self._folder / f"good-{kind}"
@@ -145,10 +148,11 @@ class Trials:
         lake = Lake(root / "lake")
         before = State.of(lake, root / "lake")
         try:
-            with _at_most(self._limit, self.spark):
-                outcome = clean(self.spark, pipeline, lake)
+            outcome = _within(
+                self.limit_seconds, self.spark, lambda: clean(self.spark, pipeline, lake)
+            )
         except _TimeIsUp:
-            return "hang", f"no end after {self._limit} s"
+            return "hang", f"no end after {self.limit_seconds} s"
         except LakestormError as error:
             verdict, told = _refusal(error, root / "raw")
         except Exception as error:  # noqa: BLE001 (whatever it is, it is the finding)
@@ -242,24 +246,26 @@ def _short(text: str) -> str:
     return line if len(line) <= 300 else f"{line[:200]} ... {line[-95:]}"
 
 
-@contextmanager
-def _at_most(seconds: float, spark: SparkSession) -> Iterator[None]:
-    """Ends what takes longer, whether Spark is at work or Python."""
+def _within(seconds: float, spark: SparkSession, stage: Callable[[], Outcome]) -> Outcome:
+    """What a stage returns or raises; `_TimeIsUp` where it has no end.
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        raise _TimeIsUp
+    It has a thread of its own: an error thrown into the midst of a call to Java would leave the
+    answer to the next one.
+    """
+    done: Future[Outcome] = Future()
 
-    before = signal.signal(signal.SIGALRM, stop)
-    timer = signal.setitimer(signal.ITIMER_REAL, seconds)  # a test may have one of its own
-    try:
-        yield
-    except _TimeIsUp:
+    def work() -> None:
+        try:
+            done.set_result(stage())
+        except BaseException as error:  # noqa: BLE001 (raised again below)
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    if not wait([done], seconds).done:
         spark.sparkContext.cancelAllJobs()
-        raise
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, *timer)
+        wait([done], GRACE_SECONDS)
+        raise _TimeIsUp
+    return done.result()
 
 
 def is_alive(spark: SparkSession) -> bool:
