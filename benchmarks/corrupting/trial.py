@@ -241,8 +241,8 @@ def _refusal(error: LakestormError, folder: Path) -> tuple[Verdict, str]:
 
 
 def _short(text: str) -> str:
-    """A text as one line of at most 300 letters."""
-    line = " ".join(text.split())
+    """A text as one line of at most 300 letters, none of which moves a cursor."""
+    line = "".join(it if it.isprintable() else ascii(it)[1:-1] for it in " ".join(text.split()))
     return line if len(line) <= 300 else f"{line[:200]} ... {line[-95:]}"
 
 
