@@ -32,6 +32,8 @@ SETTINGS = {
     # A file that is gone or broken ends the job: skipping it would lose rows.
     "spark.sql.files.ignoreCorruptFiles": "false",
     "spark.sql.files.ignoreMissingFiles": "false",
+    # A flipped bit would become another value: pages that have a check sum are held against it.
+    "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
     # Timestamps of pandas come in nanoseconds, which Spark refuses unless it may read numbers.
     "spark.sql.legacy.parquet.nanosAsLong": "true",
     # Raw text comes in windows-1252 and others that Spark 4 would no longer read.
