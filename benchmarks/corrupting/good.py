@@ -49,7 +49,7 @@ ARROW = {
     "string": pa.string(),
 }
 SCHEMA = pa.schema([(name, ARROW[kind]) for name, kind in TYPES.items()])
-RFC_4180 = {"multiLine": "true", "escape": '"'}
+RFC_4180: dict[str, str] = {}
 """Options of Spark for quoted line breaks and doubled quotes."""
 _NAMES = (
     "plain",

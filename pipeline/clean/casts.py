@@ -43,8 +43,13 @@ UNIX_FORMATS = {
     "unix_micros": F.timestamp_micros,
 }
 """Formats of times that are numbers, since 1970 in UTC."""
-# Text that Spark casts to a time, though it is none by itself: a time of day is today's.
-_NO_DATE = r"^\s*T?\d{1,2}:|^\s*[A-Za-z]"
+# ISO 8601. Spark also takes a time of day for today's, a year for its first day, and what stands
+# behind a date for nothing.
+_DATE = r"^\s*\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:.*|\s*)$"
+# Python, Delta and Arrow's dates end there.
+_FIRST, _LAST = "0001-01-01", "9999-12-31 23:59:59.999999"
+# Java's, which Spark takes: 12.5d is a double.
+_JAVA_NUMBER = r"[dDfF]\s*$"
 _OFFSET = r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2}(:?\d{2})?)?"
 _HAS_ZONE = rf"(?i):\d{{2}}(\.\d+)?\s*([A-Z]{{1,5}}|[A-Z_]+/[A-Z_/]+|{_OFFSET})\s*$"
 _ZONE_LETTERS = frozenset("VzOXxZ")
@@ -165,16 +170,17 @@ def _atom(
     kind = str(wanted)
     if kind in ("timestamp", "timestamp_ntz", "date"):
         return _time(raw, stored, kind, column, zone)
+    if kind == "string" and isinstance(stored, StringType | BinaryType):
+        text = raw.cast("string")
+        valid = F.is_valid_utf8(text)
+        return Cast(F.when(valid, text), raw.isNotNull() & ~valid)
     if stored.simpleString() == kind:
         return Cast(raw, None)
-    if isinstance(stored, BinaryType):
-        text = raw.cast("string")
-        valid = F.call_function("is_valid_utf8", text)
-        return Cast(F.when(valid, text), raw.isNotNull() & ~valid)
-    if isinstance(stored, StringType) and kind not in ("string", "boolean", "binary"):
+    present = raw.isNotNull()
+    if isinstance(stored, StringType) and kind not in ("boolean", "binary"):
         raw = _number_text(raw, column)
     value = raw.try_cast(kind)
-    fails = raw.isNotNull() & value.isNull()
+    fails = present & value.isNull()
     misfit = _misfit(raw, value, stored, wanted)
     if misfit is not None:
         misfit = F.coalesce(misfit, F.lit(False))
@@ -236,7 +242,7 @@ def _number_text(raw: SparkColumn, column: Column) -> SparkColumn:
     if point != ".":
         marked = F.translate(raw, f".{point}", "?.")
         raw = F.when(raw.isNotNull(), marked)
-    return raw
+    return F.when(~raw.rlike(_JAVA_NUMBER), raw)
 
 
 def _literal(mark: str) -> str:
@@ -253,20 +259,25 @@ def _time(raw: SparkColumn, stored: DataType, kind: str, column: Column, zone: s
         value = _of_zone(value, zone)
     if kind == "timestamp_ntz" and isinstance(stored, TimestampType):
         value = F.from_utc_timestamp(raw, zone).cast("timestamp_ntz") if zone != "UTC" else value
-    if stored.simpleString() == kind:
-        return Cast(raw, None)
+    return _in_range(raw, raw if stored.simpleString() == kind else value, kind)
+
+
+def _in_range(raw: SparkColumn, value: SparkColumn, kind: str) -> Cast:
+    """Only times of the years 1 to 9999: no other engine reads more."""
+    first, last = F.lit(_FIRST).cast(kind), F.lit(_LAST).cast(kind)
+    value = F.when(value.between(first, last), value)
     return Cast(value, raw.isNotNull() & value.isNull())
 
 
 def _time_by_text(raw: SparkColumn, kind: str, zone: str) -> Cast:
     has_zone = raw.rlike(_HAS_ZONE)
-    none = raw.rlike(_NO_DATE)
+    none = ~raw.rlike(_DATE)
     if kind == "timestamp_ntz":  # it would lose the zone
         none = none | has_zone
     value = F.when(~none, raw.try_cast(kind))
     if kind == "timestamp" and zone != "UTC":
         value = F.when(has_zone, value).otherwise(_of_zone(value, zone))
-    return Cast(value, raw.isNotNull() & value.isNull())
+    return _in_range(raw, value, kind)
 
 
 def _formatted(raw: SparkColumn, kind: str, column: Column, zone: str) -> Cast:
@@ -279,8 +290,7 @@ def _formatted(raw: SparkColumn, kind: str, column: Column, zone: str) -> Cast:
             if kind == "timestamp" and not names_zone(pattern):
                 value = _of_zone(value, zone)
         ways.append(value.cast(kind))
-    found = F.coalesce(*ways)
-    return Cast(found, raw.isNotNull() & found.isNull())
+    return _in_range(raw, F.coalesce(*ways), kind)
 
 
 def names_zone(pattern: str) -> bool:

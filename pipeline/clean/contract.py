@@ -102,4 +102,5 @@ def _entry(raw: DataFrame, column: str) -> SparkColumn:
         text = F.to_json(value)
     else:
         text = F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
+        text = F.make_valid_utf8(text)  # what is invalid may be why it is here
     return F.struct(F.lit(column).alias("key"), text.alias("value"))

@@ -40,7 +40,7 @@ TimeZone = Annotated[str, AfterValidator(_known_zone)]
 class Settings(BaseModel):
     """What all sections share: no unknown key, no change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     added: ClassVar[frozenset[str]] = frozenset()
     """Fields that came after 0.1. A dump leaves them out while they have their defaults, so that
@@ -50,8 +50,9 @@ class Settings(BaseModel):
     def _without_added_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = dump(self)
         for name in self.added:
-            if getattr(self, name) == type(self).model_fields[name].get_default():
-                dumped.pop(name, None)
+            field = type(self).model_fields[name]
+            if getattr(self, name) == field.get_default():
+                dumped.pop(field.alias or name, None)
         return dumped
 
 

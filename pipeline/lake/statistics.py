@@ -18,6 +18,7 @@ Bound: TypeAlias = int | float | str | bool
 
 # Parquet writers may truncate longer strings; a truncated maximum would be too small.
 LONGEST_STRING = 32
+_LAST_MILLISECOND = datetime(9999, 12, 31, 23, 59, 59, 998_999)  # noqa: DTZ001 - of any zone
 
 
 def delta_statistics(footer: pq.FileMetaData) -> str:
@@ -67,7 +68,10 @@ def _bounds(chunks: Iterable[Any]) -> tuple[Bound, Bound] | None:
             if chunk.has_null_count and chunk.num_values == 0:
                 continue
             return None
-        known.append((chunk.min, chunk.max))
+        try:
+            known.append((chunk.min, chunk.max))
+        except (OverflowError, ValueError):  # a date that Python has no word for
+            return None
     if not known:
         return None
     low = _json_bound(min(pair[0] for pair in known), round_up=False)
@@ -88,11 +92,13 @@ def _json_bound(value: Any, *, round_up: bool) -> Bound | None:
     return value if isinstance(value, bool | int) else None
 
 
-def _milliseconds(value: datetime, *, round_up: bool) -> str:
+def _milliseconds(value: datetime, *, round_up: bool) -> str | None:
     """Delta keeps milliseconds: a maximum is rounded up, so that no row lies beyond it."""
     rest = value.microsecond % 1000
     value -= timedelta(microseconds=rest)
     if rest and round_up:
+        if value > _LAST_MILLISECOND.replace(tzinfo=value.tzinfo):
+            return None
         value += timedelta(milliseconds=1)
     utc = value.astimezone(UTC) if value.tzinfo else value
     stamp = utc.replace(tzinfo=None).isoformat(timespec="milliseconds")

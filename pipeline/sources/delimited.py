@@ -17,7 +17,7 @@ from functools import cached_property
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.config import Files, Storage
-from pipeline.errors import SchemaError
+from pipeline.errors import SchemaError, one_line
 from pipeline.sources.matching import Match, match
 from pipeline.sources.parquet import absent, other_columns
 from pipeline.sources.places import find
@@ -30,6 +30,7 @@ from pipeline.sources.raw import (
     has_option,
     partition_value,
     quoted,
+    shortened,
 )
 from pipeline.sources.text import (
     FORCED,
@@ -121,13 +122,13 @@ class CsvFiles:
             # Without names, columns are those of the contract, in its order.
             return [name for name in self.files.columns if name not in file.partition]
         separator, text = self._separator, head_of(file, encoding_of(self.files))
-        first = next(iter(csv.reader(io.StringIO(text), delimiter=separator[:1])), [])
+        first = _first_record(text, separator)
         names = [name.strip() if self._strips else name for name in first]
         if len(names) == 1 and any(mark in names[0] for mark in ";\t|") and separator == ",":
             mark = next(mark for mark in ";\t|" if mark in names[0])
             raise SchemaError(
                 f"file {file.path}",
-                f"has one column only, {names[0]!r}",
+                f"has one column only, {shortened(one_line(names[0]))!r}",
                 f"Its values seem to be separated by {mark!r}: set options: {{sep: {mark!r}}}.",
             )
         return names
@@ -166,6 +167,14 @@ class CsvFiles:
             POSITION,
             MALFORMED,
         )
+
+
+def _first_record(text: str, separator: str) -> list[str]:
+    """The names in a header; a line that no CSV reader takes is one name."""
+    try:
+        return next(iter(csv.reader(io.StringIO(text, newline=""), delimiter=separator[:1])), [])
+    except csv.Error:
+        return text.splitlines()[:1]
 
 
 def find_csv(files: Files, setting: str, storage: Storage) -> Found:

@@ -20,6 +20,7 @@ from pipeline.sources.raw import (
     POSITION,
     Found,
     RawFile,
+    has_option,
     partition_value,
     quoted,
     reading,
@@ -33,6 +34,7 @@ from pipeline.sources.text import (
     text_schema,
     with_text_origin,
 )
+from pipeline.sources.wholeness import Objects
 
 ENDINGS = compressed(".json", ".jsonl", ".ndjson")
 
@@ -73,7 +75,8 @@ class JsonFiles:
         """The rows, a frame for each group of files in folders that name the same columns."""
         for file in self.found.files:
             head_of(file, encoding_of(self.files))
-        require_whole(spark, self.files, self.found)
+        by_line = (has_option(self.files, "multiLine") or "false").lower() != "true"
+        require_whole(spark, self.files, self.found, Objects() if by_line else None)
         groups: dict[tuple[str, ...], list[RawFile]] = {}
         for file in self.found.files:
             groups.setdefault(tuple(file.partition), []).append(file)
@@ -97,9 +100,9 @@ class JsonFiles:
             for name, column in self.files.columns.items()
         }
         keys = dict.fromkeys(path[0] for paths in spelled.values() for path in paths)
-        read = [key for key in (*keys, *new) if key not in partitions]
+        read = [key for key in dict.fromkeys((*keys, *new)) if key not in partitions]
         reader = spark.read.options(**{**self.files.options, **FORCED})
-        frame = reader.schema(text_schema([*dict.fromkeys(read), MALFORMED])).json(
+        frame = reader.schema(text_schema([*read, MALFORMED])).json(
             [file.spark_path for file in group]
         )
         frame = with_text_origin(frame.select("*", "_metadata"), self.found.root)

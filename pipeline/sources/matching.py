@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 
 from pipeline.config import Column, Files
 from pipeline.config.settings import is_pattern
-from pipeline.errors import ConfigError, SchemaError
+from pipeline.errors import ConfigError, SchemaError, one_line
+from pipeline.sources.raw import shortened
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def match(files: Files, names: Sequence[str], where: str, nested: Collection[str
         )
     if new and files.policies.new_column == "fail":
         raise SchemaError(
-            f"{where}, column {new[0]}",
+            f"{where}, column {shortened(one_line(new[0]))}",
             "is not in the contract, and policies.new_column is fail",
             "Add it to `columns`, or choose another policy.",
         )
@@ -136,7 +137,7 @@ def _refuse_doubled(names: Sequence[str], where: str) -> None:
     )
     if doubled:
         raise SchemaError(
-            f"{where}, column {doubled[0]}",
+            f"{where}, column {shortened(one_line(doubled[0]))}",
             "is there twice, so which of the two is meant is not known",
             "Deliver the file with one column of each name.",
         )
@@ -159,4 +160,4 @@ def refuse_twins(used: Sequence[str], names: Sequence[str], where: str) -> None:
 
 def _listed(names: Sequence[str], most: int = 30) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return shortened(one_line(", ".join(names[:most]))) + more

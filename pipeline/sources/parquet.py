@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
 from pipeline.config import OTHER_COLUMNS, Files, Storage
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, one_line
 from pipeline.lake.schema import to_spark
 from pipeline.sources.matching import Match, match
 from pipeline.sources.places import find
@@ -30,6 +30,7 @@ from pipeline.sources.raw import (
     RawFile,
     partition_value,
     quoted,
+    shortened,
     with_origin,
 )
 from pipeline.sources.stored import CLOCKS, require_castable, stored_type
@@ -250,14 +251,35 @@ def footer_of(file: RawFile) -> pq.FileMetaData:
         with open_file(file.path) as opened:
             footer = pq.read_metadata(opened)
             footer.schema.to_arrow_schema()
+            problem = _contradiction(footer)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        problem, cause = shortened(one_line(error)), error
+    else:
+        if problem is None:
             return footer
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        told = " ".join(str(error).split())
-        raise SourceError(
-            f"file {file.path}",
-            f"is not readable Parquet: {told}",
-            "Deliver it again, or remove it.",
-        ) from error
+        cause = None
+    raise SourceError(
+        f"file {file.path}",
+        f"is not readable Parquet: {problem}",
+        "Deliver it again, or remove it.",
+    ) from cause
+
+
+def _contradiction(footer: pq.FileMetaData) -> str | None:
+    """Where counts of rows disagree; Spark would go by one of them, and lose rows in silence."""
+    groups = [footer.row_group(place) for place in range(footer.num_row_groups)]
+    if sum(group.num_rows for group in groups) != footer.num_rows:
+        return f"its footer tells {footer.num_rows} rows, and its row groups others"
+    flat = [
+        place
+        for place in range(footer.num_columns)
+        if footer.schema.column(place).max_repetition_level == 0
+    ]
+    for number, group in enumerate(groups):
+        values = {group.column(place).num_values for place in flat}
+        if values - {group.num_rows}:
+            return f"row group {number} tells {group.num_rows} rows, and its columns others"
+    return None
 
 
 def _physical_types(footer: pq.FileMetaData, top: str) -> frozenset[str]:

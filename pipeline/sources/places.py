@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from pipeline.address import address_of
 from pipeline.config import Files, Pipeline, Storage
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, one_line
 from pipeline.sources.raw import PARTITION_NULL, Found, RawFile
 from pipeline.stores.folder import Entry, Folder, folder_of
 from pipeline.stores.settings import Hadoop
@@ -142,15 +142,24 @@ class _Place:
             found = [str(root)]
         for path in found:
             # A folder that Spark wrote is often called `x.parquet` itself.
-            if Path(path).is_file():
-                state = Path(path).stat()
-                yield RawFile(
-                    path=path,
-                    name="",
-                    bytes=state.st_size,
-                    modified_ns=state.st_mtime_ns,
-                    spark_path=path,
+            if Path(path).is_dir():
+                continue
+            if not os.path.lexists(path):
+                continue
+            if not Path(path).is_file():
+                raise SourceError(
+                    f"file {path}",
+                    "is no file: a link to nothing, a pipe or a socket",
+                    "Remove it, or deliver what it stands for.",
                 )
+            state = Path(path).stat()
+            yield RawFile(
+                path=path,
+                name="",
+                bytes=state.st_size,
+                modified_ns=state.st_mtime_ns,
+                spark_path=path,
+            )
 
     def _remote(self, endings: Sequence[str]) -> Iterator[RawFile]:
         wanted = None if self.pattern is None else re.compile(_regex(self.pattern))
@@ -237,6 +246,13 @@ def _is_hidden(name: str) -> bool:
 
 
 def _refuse_unreadable(found: Sequence[RawFile]) -> None:
+    for file in found:
+        if not file.path.isprintable():
+            raise SourceError(
+                f"file {one_line(file.path)}",
+                "has a name that is no text: bytes that are not UTF-8, or control characters",
+                "Rename it.",
+            )
     unreadable = [
         file.path
         for file in found

@@ -115,6 +115,11 @@ def quoted(*path: str) -> Column:
     return F.col(".".join(f"`{name}`" for name in escaped))
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """A text that may come from data, cut where it becomes too long for a message."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 def has_option(files: Files, name: str) -> str | None:
     """The value of a reader's option, however its name is spelled; None where it is not set."""
     given = {option.lower(): value for option, value in files.options.items()}

@@ -14,7 +14,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from pipeline.config import Files
 from pipeline.errors import SourceError, one_line
 from pipeline.sources.raw import MALFORMED, Found, RawFile, has_option, with_origin
-from pipeline.sources.wholeness import Fault, Quoting, encoding_fault, fault_of
+from pipeline.sources.wholeness import Fault, Objects, Quoting, encoding_fault, fault_of
 from pipeline.stores.reading import open_file
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -87,7 +87,7 @@ def head_of(file: RawFile, encoding: str | None) -> str:
 
 
 def require_whole(
-    spark: SparkSession, files: Files, found: Found, quoting: Quoting | None = None
+    spark: SparkSession, files: Files, found: Found, quoting: Quoting | Objects | None = None
 ) -> None:
     """Looks at each file as a whole: its encoding, and how it quotes.
 
@@ -95,7 +95,7 @@ def require_whole(
         spark: The session: of many bytes, a task a file looks.
         files: The encoding.
         found: The files.
-        quoting: For CSV.
+        quoting: For CSV; for JSON, that each line holds an object.
 
     Raises:
         SourceError: A file is not of its encoding, is damaged, or leaves a quote open.

@@ -84,8 +84,10 @@ def test_links_are_followed_once(spark: SparkSession, tmp_path: Path) -> None:
     write(raw / "b.parquet", id=[2])
     (raw / "linked").symlink_to(tmp_path / "real")
     (raw / "loop").symlink_to(raw)
-    (raw / "dangling.parquet").symlink_to(tmp_path / "nowhere.parquet")
     assert sorted(values(spark, section(raw, {"id": "int"}))) == [(1,), (2,)]
+    (raw / "dangling.parquet").symlink_to(tmp_path / "nowhere.parquet")
+    with pytest.raises(SourceError, match=r"dangling\.parquet: is no file: a link to nothing"):
+        opened(spark, section(raw, {"id": "int"}))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from pipeline.errors import SchemaError, SourceError
-from pipeline.sources.wholeness import Quoting, fault_of
+from pipeline.sources.wholeness import Objects, Quoting, fault_of
 from tests.sources.reads import faults, opened, read, section, values
 
 COLUMNS = {"id": "int", "note": "string"}
@@ -48,20 +48,48 @@ def test_records_that_hold_line_breaks_and_quotes_come_whole(
         ('id,note\n1,a\n2,"open\n3,"closed"\n', 3),
         ('id,note\n1,"a"\n2,"a\n"b\n', 3),
         ('id,note\n1,"""\n2,b\n', 2),
+        ('id,note\n1,b\n2,"b"x\n', 3),
     ],
 )
 def test_a_quote_that_is_left_open_is_named_with_its_line(
     spark: SparkSession, tmp_path: Path, text: str, line: int
 ) -> None:
     (tmp_path / "a.csv").write_text(text)
-    with pytest.raises(SourceError, match=rf"a\.csv: leaves a quote open in line {line}\."):
+    with pytest.raises(
+        SourceError, match=rf"a\.csv: leaves a quote open, or has text .* in line {line}\."
+    ):
         read(spark, section(tmp_path, COLUMNS, format="csv"))
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"id,note\n1,a\r\n2,b\n", "several ways: CR LF, LF"),
+        (b"id,note\r\n1,a\n2,b\r\n", "several ways: CR LF, LF"),
+        (b"id,note\n1,a\rb\n", "several ways: CR, LF"),
+        (b'id,note\r\n1,"a\nb"\r\n2,"c\rd"\r\n', None),
+        (b'id,note\n1,"a\r\nb"\n', None),
+        (b"id,note\r1,a\r", None),
+        (b"id,note\r\n1,a", None),
+    ],
+)
+def test_lines_that_end_in_several_ways_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, told: str | None
+) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    for size in (1, 2, 3, 7, 1 << 20):
+        monkeypatch.setattr("pipeline.sources.wholeness._CHUNK_BYTES", size)
+        fault = fault_of(str(path), None, None, Quoting())
+        assert (fault is None) == (told is None), (size, fault)
+        if fault is not None and told is not None:
+            assert told in fault.problem
+
+
 def test_quotes_inside_of_plain_values_are_kept(spark: SparkSession, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('id,note\n1,5" pipe\n2,"b"x\n3,"say ""hi"""\n4, "padded"\n')
+    (tmp_path / "a.csv").write_text('id,note\n1,5" pipe\n3,"say ""hi"""\n4, "padded"\n')
     notes = [note for _, note in values(spark, section(tmp_path, COLUMNS, format="csv"))]
-    assert notes == ['5" pipe', '"b"x', 'say "hi"', ' "padded"']
+    assert notes == ['5" pipe', 'say "hi"', ' "padded"']
 
 
 def test_a_line_break_inside_of_quotes_is_refused_where_lines_are_records(
@@ -181,7 +209,7 @@ def test_what_opens_a_quote_and_ends_is_not_whole(tmp_path: Path, before: str) -
     path.write_text(f'id,note\n1,"{before}\n2,b\n', newline="")
     fault = fault_of(str(path), None, None, Quoting())
     assert fault is not None
-    assert "leaves a quote open in line" in fault.problem
+    assert "leaves a quote open" in fault.problem
 
 
 def test_a_quote_at_the_edge_of_a_piece_is_seen(
@@ -195,3 +223,35 @@ def test_a_quote_at_the_edge_of_a_piece_is_seen(
         monkeypatch.setattr("pipeline.sources.wholeness._CHUNK_BYTES", size)
         assert fault_of(str(path), None, None, Quoting()) is None
         assert fault_of(str(broken), None, None, Quoting()) is not None
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ('{"id": 2} {"id": 3}', "something behind its object in line 2"),
+        ('{"id": 2},{"id": 3}', "something behind its object in line 2"),
+        ('{"id": 2}\u2028{"id": 3}', "something behind its object in line 2"),
+        ('{"id": 2} and more', "something behind its object in line 2"),
+        ('{"note": "\\ud800"}', "half a character .* in line 2"),
+        ('{"note": "\\udc00x"}', "half a character .* in line 2"),
+        ('{"id": 2, "note": "} {"}', None),
+        ('{"id": 2, "note": "\\"} {"}  ', None),
+        ('{"id": 2, "note": "\\\\"}', None),
+        ('{"note": "\\ud83d\\ude00"}', None),
+        ('{"note": {"a": [1, {"b": 2}]}}', None),
+        ("{broken", None),
+        ('{"note": "open}', None),
+        ("", None),
+        ("7", None),
+    ],
+)
+def test_a_line_of_json_holds_one_object(
+    spark: SparkSession, tmp_path: Path, second: str, told: str | None
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(f'{{"id": 1}}\n{second}\n{{"id": 9}}\n')
+    if told is None:
+        assert fault_of(str(path), None, None, Objects()) is None
+        return
+    with pytest.raises(SourceError, match=rf"a\.json: has {told}"):
+        read(spark, section(tmp_path, COLUMNS, format="json"))
