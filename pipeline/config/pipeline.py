@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.address import address_of
-from pipeline.config.clean import ROW_ID, Clean, Dedupe
+from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
@@ -95,6 +95,7 @@ class Pipeline(Settings):
         columns = set(contract)
         for name, join in self.clean.joins.items():
             require_known(f"clean.joins.{name}.on", join.on, contract)
+            _require_same_time(self.source, join, f"clean.joins.{name}.asof")
             taken = sorted(columns & set(join.select))
             if taken:
                 raise ValueError(f"clean.joins.{name}.select.{taken[0]} exists already")
@@ -126,6 +127,19 @@ def _require_comparable(source: Source, dedupe: Dedupe, contract: set[str]) -> N
                 f"clean.dedupe.keys: {key!r} may be null, and rows without a key are not "
                 f"duplicates; set source.columns.{key}.required: true"
             )
+
+
+def _require_same_time(source: Source, join: Join, setting: str) -> None:
+    """Times of both sides of a join are compared as they are, so they are of one type."""
+    if join.asof is None:
+        return
+    left = join.asof.require_ordered(f"{setting}.left", join.asof.left, source)
+    right = join.asof.require_ordered(f"{setting}.right", join.asof.right, join)
+    if left != right:
+        raise ValueError(
+            f"{setting}: {join.asof.left!r} is {left} and {join.asof.right!r} is {right}; give "
+            "both the same type in their contracts"
+        )
 
 
 def _section(given: Any, name: str) -> dict[str, Any]:
