@@ -15,7 +15,9 @@ take any one of two right rows of the same time.
 from __future__ import annotations
 
 from datetime import timedelta
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Context, Decimal
+from functools import reduce
+from operator import or_
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -63,29 +65,32 @@ def joined_as_of(left: DataFrame, right: DataFrame, join: Join, asof: Asof) -> D
 
 def _events(left: DataFrame, join: Join, asof: Asof, keys: list[str]) -> DataFrame:
     """The left rows, each whole in one column, so that no name of the other side meets theirs."""
-    compared = [F.col(name) for name in (*join.on, asof.left)]
-    unknown = F.lit(False)
-    for column in compared:
-        unknown = unknown | column.isNull()
+    unknown = reduce(or_, (_column(name).isNull() for name in (*join.on, asof.left)))
     # Rows that cannot match would all be one group, in one task: their own values spread them.
-    spread = F.xxhash64(*(field.name for field in left.schema if _has_hash(field.dataType)))
+    spread = F.xxhash64(*(_column(each.name) for each in left.schema if _has_hash(each.dataType)))
     return left.select(
-        F.struct(*left.columns).alias(_EVENT),
-        *(F.col(name).alias(key) for name, key in zip(join.on, keys, strict=True)),
-        F.col(asof.left).alias(_TIME),
+        F.struct("*").alias(_EVENT),
+        *(_column(name).alias(key) for name, key in zip(join.on, keys, strict=True)),
+        _column(asof.left).alias(_TIME),
         F.lit(_OF_LEFT).alias(_SIDE),
         F.when(unknown, spread).alias(_APART),
     )
 
 
 def _states(right: DataFrame, join: Join, asof: Asof, keys: list[str]) -> DataFrame:
-    values = F.struct(*(F.col(column).alias(name) for name, column in join.select.items()))
+    """The right rows, each with what it says and since when."""
+    values = F.struct(*(_column(column).alias(name) for name, column in join.select.items()))
     return right.select(
-        *(F.col(name).alias(key) for name, key in zip(join.on.values(), keys, strict=True)),
-        F.col(asof.right).alias(_TIME),
+        *(_column(name).alias(key) for name, key in zip(join.on.values(), keys, strict=True)),
+        _column(asof.right).alias(_TIME),
         F.lit(_OF_RIGHT).alias(_SIDE),
-        F.struct(F.col(asof.right).alias("since"), values.alias("values")).alias(_STATE),
+        F.struct(_column(asof.right).alias("since"), values.alias("values")).alias(_STATE),
     )
+
+
+def _column(name: str) -> Column:
+    """A column by its name, which may have a dot in it."""
+    return F.col(f"`{name}`")
 
 
 def _has_hash(kind: DataType) -> bool:
@@ -104,7 +109,10 @@ def _within(kind: DataType, tolerance: int | float | timedelta) -> Column:
     event, since = F.col(_TIME), F.col(_STATE)["since"]
     if not isinstance(tolerance, timedelta):
         if isinstance(kind, DecimalType):
-            return F.try_subtract(event, since) <= F.lit(Decimal(str(tolerance)))
+            # Digits behind those of the type change nothing, and Spark's decimals end at 38.
+            last_digit = Decimal(1).scaleb(-min(kind.scale, 18))
+            limit = Decimal(str(tolerance)).quantize(last_digit, ROUND_FLOOR, Context(prec=38))
+            return F.try_subtract(event, since) <= F.lit(limit)
         # The difference of two small numbers may be too large for their own type.
         wide = "double" if isinstance(kind, FractionalType) else "bigint"
         return F.try_subtract(event.cast(wide), since.cast(wide)) <= F.lit(tolerance)

@@ -154,9 +154,9 @@ def test_whole_rows_with_times_at_the_edges(spark: SparkSession) -> None:
     side = right(spark, [("a", 1, first, 1), ("a", 1, date(2013, 2, 1), 2)], join)
     days = [-1, 0, 7, 8, 30, 31, 32]
     rows = [("a", 1, {"x": n}, first + n * DAY) for n in days] + [("a", 1, None, first)] * 2
-    left = spark.createDataFrame(rows, "place string, number int, `a map` map<string,int>, at date")
+    left = spark.createDataFrame(rows, "place string, number int, `a.map` map<string,int>, at date")
     joined = joined_as_of(left, side, join, join.asof)
-    assert joined.columns == ["place", "number", "a map", "at", "price", "since"]
+    assert joined.columns == ["place", "number", "a.map", "at", "price", "since"]
     second = date(2013, 2, 1)
     found = [(None, None), (1, first), (1, first), (None, None), (None, None), (2, second)]
     found += [(2, second), (1, first), (1, first)]
@@ -198,6 +198,21 @@ def test_rows_that_cannot_match_are_spread_over_the_tasks(spark: SparkSession) -
         spark.conf.unset("spark.sql.adaptive.enabled")
     assert (sum(row["rows"] for row in found), sum(row["priced"] for row in found)) == (2_000, 0)
     assert max(row["rows"] for row in found) < 500
+
+
+@pytest.mark.parametrize("tolerance", [0, 1e-30, 0.019, 2**63 - 1])
+@pytest.mark.parametrize("kind", ["decimal(5,2)", "decimal(38,20)"])
+def test_any_tolerance_fits_a_decimal(spark: SparkSession, kind: str, tolerance: float) -> None:
+    join = described(kind, tolerance)
+    assert join.asof is not None
+    side = right(spark, [("a", 1, Decimal(0), 7)], join)
+    ages = ["0", "0.01", "0.02", "999.99"]
+    left = spark.createDataFrame(
+        [("a", 1, Decimal(age)) for age in ages], f"place string, number int, at {kind}"
+    )
+    found = sorted(joined_as_of(left, side, join, join.asof).select("at", "price").collect())
+    wanted = [7 if Decimal(age) <= Decimal(str(tolerance)) else None for age in ages]
+    assert [row["price"] for row in found] == wanted
 
 
 # The whole stage.

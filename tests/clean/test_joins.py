@@ -13,7 +13,7 @@ from pipeline.errors import JoinError
 
 JOIN = Join.model_validate(
     {
-        "path": "",
+        "path": "raw",
         "on": {"place": "name", "day": "at"},
         "columns": {
             "name": {"type": "string", "required": True},
