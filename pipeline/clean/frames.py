@@ -8,6 +8,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.clean.asof import joined_as_of
 from pipeline.clean.contract import REASONS, UNREADABLE, carried, typed, with_row_id
 from pipeline.clean.joins import joined, require_joinable, right_side
 from pipeline.clean.rules import with_rules
@@ -45,7 +46,10 @@ def accepted(
     for name, join in pipeline.clean.joins.items():
         right = right_side(rights[name].frames(spark), join)
         require_joinable(frame, right, join, name)
-        frame = joined(frame, right, join)
+        if join.asof is None:
+            frame = joined(frame, right, join)
+        else:
+            frame = joined_as_of(frame, right, join, join.asof)
     period = pipeline.clean.period
     value = checked(frame, period.expression, "clean.period.expression", ConfigError).column
     return frame.withColumn(period.column, value.cast("string"))

@@ -1,4 +1,7 @@
-"""Joins: small right sides, broadcast, by a key that is unique."""
+"""Joins: small right sides, broadcast, by a key that is unique.
+
+Right sides with times are read and checked here as well; `asof.py` joins them.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,26 @@ def right_side(groups: list[DataFrame], join: Join) -> DataFrame:
     """The right side by its contract; a value that does not cast is missing.
 
     Returns:
-        The columns of `on` and `select`, rows with a null in the key left out: they never match.
+        The columns of the key and of `select`, rows with a null in the key left out: they never
+        match. To the key belongs the time of a point-in-time join.
     """
     frame = reduce(
         DataFrame.unionByName, [typed(group, join.columns, join.time_zone) for group in groups]
     )
-    return frame.select(
-        *{**dict.fromkeys(join.on.values()), **dict.fromkeys(join.select.values())}
-    ).dropna(subset=list(join.on.values()))
+    key = [column for _, column in join.compared]
+    return frame.select(*dict.fromkeys((*key, *join.select.values()))).dropna(subset=key)
 
 
 def require_joinable(left: DataFrame, right: DataFrame, join: Join, name: str) -> None:
     """Refuses a right side that would multiply rows, or end the job; reads it once.
 
     Raises:
-        JoinError: A key occurs more than once, or has other types than the left side's.
+        JoinError: A key, or a key at one time, occurs more than once, or has other types than the
+            left side's.
         SourceError: The right side's files cannot be read.
     """
-    where = f"clean.joins.{name}.on"
-    for left_column, right_column in join.on.items():
+    where = f"clean.joins.{name}.{'on' if join.asof is None else 'asof'}"
+    for left_column, right_column in join.compared:
         kinds = [left.schema[left_column].dataType, right.schema[right_column].dataType]
         if kinds[0] != kinds[1]:
             shown = " and ".join(kind.simpleString() for kind in kinds)
@@ -44,15 +48,22 @@ def require_joinable(left: DataFrame, right: DataFrame, join: Join, name: str) -
                 f"{left_column} and {right_column} are {shown}",
                 "Give both the same type in their contracts.",
             )
-    key = list(join.on.values())
+    key = list(dict.fromkeys(column for _, column in join.compared))
     doubled = right.groupBy(*key).count().where("count > 1").orderBy(F.desc("count"), *key)
     with reading(f"clean.joins.{name}"):
         worst = doubled.head()
     if worst is not None:
         shown = ", ".join(f"{column}={worst[column]}" for column in key)
+        found = f"the right side holds {worst['count']} rows with {shown}"
+        if join.asof is not None:
+            raise JoinError(
+                where,
+                f"{found}: which of them holds is not known",
+                "Leave one row for each key and time, or add a column to the key.",
+            )
         raise JoinError(
             where,
-            f"the right side holds {worst['count']} rows with {shown}: rows would double",
+            f"{found}: rows would double",
             "Join by a unique key, or make the right side unique.",
         )
 

@@ -6,6 +6,7 @@ Past this package no dict of settings travels. A section a module, in the data's
 reached, `pipeline` is the whole, and `reading` loads it.
 """
 
+from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Dedupe, Join, Rule
 from pipeline.config.features import Features, Label, Numeric, Splits, Task
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
@@ -25,6 +26,7 @@ __all__ = [
     "STAGE_NAMES",
     "Action",
     "Activation",
+    "Asof",
     "Cnn",
     "Column",
     "Custom",

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.asof import Asof
 from pipeline.config.settings import ColumnName, Name, Settings, require_known
 from pipeline.config.source import Files
 
@@ -30,17 +31,32 @@ class Dedupe(Settings):
 
 
 class Join(Files):
-    """A small right side, joined to every row by a unique key (left join, broadcast)."""
+    """A right side, joined to every row (left join): by a unique key, or also by time.
+
+    Without `asof` the right side is small and is broadcast; with it, it may be of any size.
+    """
+
+    added: ClassVar = Files.added | {"asof"}
 
     on: dict[str, str] = Field(min_length=1)
     """Column of the left side to column of the right side."""
     select: dict[ColumnName, str] = Field(min_length=1)
     """New column to the right side's column it is taken from."""
+    asof: Asof | None = None
+    """Of several right rows with the key, takes the latest that is not after the row."""
+
+    @property
+    def compared(self) -> tuple[tuple[str, str], ...]:
+        """Columns of the left and of the right side that decide which rows match."""
+        times = [] if self.asof is None else [(self.asof.left, self.asof.right)]
+        return (*self.on.items(), *times)
 
     @model_validator(mode="after")
     def _columns_are_in_the_contract(self) -> Self:
         for setting, names in (("on", self.on.values()), ("select", self.select.values())):
             require_known(setting, names, self.columns)
+        if self.asof is not None:
+            self.asof.require_ordered("asof.right", self.asof.right, self)
         return self
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.address import address_of
-from pipeline.config.clean import ROW_ID, Clean, Dedupe
+from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
@@ -96,6 +96,7 @@ class Pipeline(Settings):
         columns = set(contract)
         for name, join in self.clean.joins.items():
             require_known(f"clean.joins.{name}.on", join.on, contract)
+            _require_same_time(self.source, join, f"clean.joins.{name}.asof")
             taken = sorted(columns & set(join.select))
             if taken:
                 raise ValueError(f"clean.joins.{name}.select.{taken[0]} exists already")
@@ -133,6 +134,19 @@ def _before_wildcards(path: str) -> str:
     """The folder that a path begins with; object stores have rules for its characters."""
     folders = itertools.takewhile(lambda part: not set(part) & set("*?["), path.split("/"))
     return "/".join(folders)
+
+
+def _require_same_time(source: Source, join: Join, setting: str) -> None:
+    """Times of both sides of a join are compared as they are, so they are of one type."""
+    if join.asof is None:
+        return
+    left = join.asof.require_ordered(f"{setting}.left", join.asof.left, source)
+    right = join.asof.require_ordered(f"{setting}.right", join.asof.right, join)
+    if left != right:
+        raise ValueError(
+            f"{setting}: {join.asof.left!r} is {left} and {join.asof.right!r} is {right}; give "
+            "both the same type in their contracts"
+        )
 
 
 def _section(given: Any, name: str) -> dict[str, Any]:

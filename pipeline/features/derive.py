@@ -68,7 +68,7 @@ def require_no_leakage_in_clean(spark: SparkSession, pipeline: Pipeline, clean: 
     leakage = pipeline.features.leakage
     for name, join in pipeline.clean.joins.items():
         open_to_features = sorted(set(join.select) - set(leakage))
-        keys = sorted(set(join.on) & set(leakage))
+        keys = sorted({left for left, _ in join.compared} & set(leakage))
         if keys and open_to_features:
             raise LeakageError(
                 f"clean.joins.{name}.select.{open_to_features[0]}",

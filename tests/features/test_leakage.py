@@ -121,10 +121,17 @@ def test_a_wrong_label_split_or_name_is_named(
     assert where in caught.value.where
 
 
-JOIN = {
+JOIN: dict[str, Any] = {
     "path": "side",
     "on": {"delay": "delay"},
     "columns": {"delay": {"type": "double"}, "why": {"type": "string"}},
+    "select": {"why": "why"},
+}
+BY_TIME = {
+    "path": "side",
+    "on": {"place": "name"},
+    "asof": {"left": "delay", "right": "delay"},
+    "columns": {**JOIN["columns"], "name": {"type": "string"}},
     "select": {"why": "why"},
 }
 
@@ -133,6 +140,10 @@ JOIN = {
     ("changes", "where"),
     [
         ({"clean.joins": {"side": JOIN}}, r"clean\.joins\.side\.select\.why: is found by delay"),
+        (
+            {"clean.joins": {"side": BY_TIME}},
+            r"clean\.joins\.side\.select\.why: is found by delay",
+        ),
         (
             {"clean.period": {"column": "period", "expression": "string(delay)"}},
             r"clean\.period\.expression: 'string\(delay\)' uses a column listed under",
