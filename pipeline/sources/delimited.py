@@ -21,6 +21,7 @@ from pipeline.errors import SchemaError, one_line
 from pipeline.sources.matching import Match, match
 from pipeline.sources.parquet import absent, other_columns
 from pipeline.sources.places import find
+from pipeline.sources.quoting import Quoting
 from pipeline.sources.raw import (
     FILE,
     MALFORMED,
@@ -41,7 +42,6 @@ from pipeline.sources.text import (
     text_schema,
     with_text_origin,
 )
-from pipeline.sources.wholeness import Quoting
 
 ENDINGS = compressed(".csv")
 # RFC 4180, unless `options` say otherwise.

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from pipeline.config import Files, Storage
 from pipeline.sources.matching import Match, match, refuse_twins
+from pipeline.sources.objects import Objects
 from pipeline.sources.parquet import other_columns
 from pipeline.sources.places import find
 from pipeline.sources.raw import (
@@ -34,7 +35,6 @@ from pipeline.sources.text import (
     text_schema,
     with_text_origin,
 )
-from pipeline.sources.wholeness import Objects
 
 ENDINGS = compressed(".json", ".jsonl", ".ndjson")
 

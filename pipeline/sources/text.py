@@ -14,7 +14,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from pipeline.config import Files
 from pipeline.errors import SourceError, one_line
 from pipeline.sources.raw import MALFORMED, Found, RawFile, has_option, with_origin
-from pipeline.sources.wholeness import Fault, Objects, Quoting, encoding_fault, fault_of
+from pipeline.sources.wholeness import Fault, Look, encoding_fault, fault_of
 from pipeline.stores.reading import open_file
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
@@ -87,7 +87,7 @@ def head_of(file: RawFile, encoding: str | None) -> str:
 
 
 def require_whole(
-    spark: SparkSession, files: Files, found: Found, quoting: Quoting | Objects | None = None
+    spark: SparkSession, files: Files, found: Found, look: Look | None = None
 ) -> None:
     """Looks at each file as a whole: its encoding, and how it quotes.
 
@@ -95,7 +95,7 @@ def require_whole(
         spark: The session: of many bytes, a task a file looks.
         files: The encoding.
         found: The files.
-        quoting: For CSV; for JSON, that each line holds an object.
+        look: What else their format asks of them.
 
     Raises:
         SourceError: A file is not of its encoding, is damaged, or leaves a quote open.
@@ -103,15 +103,15 @@ def require_whole(
     encoding = encoding_of(files)
     wanted = [(file.path, packing_of(file)) for file in found.files]
 
-    def look(file: tuple[str, str | None]) -> tuple[str, Fault | None]:
-        return file[0], fault_of(*file, encoding, quoting)
+    def looked_at(file: tuple[str, str | None]) -> tuple[str, Fault | None]:
+        return file[0], fault_of(*file, encoding, look)
 
     if found.bytes <= _BYTES_ON_DRIVER:
         with ThreadPoolExecutor(_THREADS) as threads:
-            looked = list(threads.map(look, wanted))
+            looked = list(threads.map(looked_at, wanted))
     else:
         tasks = spark.sparkContext.parallelize(wanted, len(wanted))
-        looked = tasks.map(look).filter(lambda each: each[1] is not None).collect()
+        looked = tasks.map(looked_at).filter(lambda each: each[1] is not None).collect()
     for path, fault in looked:
         if fault is not None:
             raise SourceError(f"file {path}", fault.problem, fault.remedy)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
 from pipeline.clean.stage import clean
 from pipeline.config import Pipeline
-from pipeline.errors import SpecError, TableNotFoundError
+from pipeline.errors import ConfigError, SpecError, TableNotFoundError
 from pipeline.features.catalogue import fitted_spec, newest_spec, spec_of_hash
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import CLEAN_VERSION, SPEC_HASH, ensure_features, featurize
@@ -255,3 +256,33 @@ def test_without_clean_its_table_is_named(spark: SparkSession, tmp_path: Path) -
     pipeline = examples.pipeline(tmp_path)
     with pytest.raises(TableNotFoundError, match="table clean: is not in the lake"):
         featurize(spark, pipeline, Lake(pipeline.lake))
+
+
+def test_patterns_stand_for_columns_of_clean_but_keys_and_leakage(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rows = [{**row, "a_key": row["id"], "a_later": row["delay"]} for row in raw_rows(1)]
+    columns = {
+        "id": {"type": "bigint", "required": True},
+        "month": {"type": "int"},
+        "a*": {"type": "double"},
+        "delay": {"type": "double"},
+    }
+    schema = pa.schema([*examples.RAW, ("a_key", pa.int64()), ("a_later", pa.float64())])
+    examples.write_raw(tmp_path / "raw" / "a.parquet", rows, schema)
+    changes = {
+        "source.columns": columns,
+        "features.keys": ["id", "a_key"],
+        "features.leakage": ["delay", "*_later"],
+        "features.numeric": {"a*": {}, "month": {"indicator": True}},
+        "features.categorical": {},
+    }
+    pipeline = examples.pipeline(tmp_path, changes)
+    lake = Lake(pipeline.lake)
+    clean(spark, pipeline, lake)
+    _, spec = featurize(spark, pipeline, lake)
+    assert [number.column for number in spec.numbers] == ["amount", "month"]
+    assert spec.leakage == ("delay", "a_later")
+    wrong = examples.pipeline(tmp_path, {**changes, "features.numeric": {"z*": {}}})
+    with pytest.raises(ConfigError, match=r"features\.numeric\.z\*: matches no column of clean"):
+        featurize(spark, wrong, lake)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
 from pipeline.errors import SchemaError, SourceError
-from pipeline.sources.wholeness import Objects, Quoting, fault_of
+from pipeline.sources.objects import Objects
+from pipeline.sources.quoting import Quoting
+from pipeline.sources.wholeness import fault_of
 from tests.sources.reads import faults, opened, read, section, values
 
 COLUMNS = {"id": "int", "note": "string"}
