@@ -17,6 +17,10 @@ from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
 
+# Spark's own formats end at the millisecond.
+_STAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
+JSON_TIMES = {"timestampFormat": f"{_STAMP}XXX", "timestampNTZFormat": _STAMP}
+"""Options under which times survive in the text that `quarantine` keeps."""
 PERIOD_PARTITIONS = 1_000
 """Of the shuffle that brings a period's rows together."""
 
@@ -27,6 +31,11 @@ def judged(spark: SparkSession, pipeline: Pipeline, found: Sequence[RawFile]) ->
     frame = reduce(
         DataFrame.unionByName, [typed(group, pipeline.source.columns) for group in groups]
     )
+    return judged_by_rules(frame, pipeline)
+
+
+def judged_by_rules(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
+    """Typed rows, each with its verdict and reasons: by the rules, and as duplicates of another."""
     frame = with_rules(frame, pipeline.clean.rules, pipeline.source.columns)
     frame = with_verdict(frame, pipeline.clean.rules)
     if pipeline.clean.dedupe is not None:
@@ -75,8 +84,6 @@ def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
     )
 
 
-def as_json(contract: Sequence[str]) -> Column:
+def as_json(contract: Sequence[str | Column]) -> Column:
     """A raw row as the text that `quarantine` keeps."""
-    # Spark's own format ends at the millisecond.
-    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
-    return F.to_json(F.struct(*contract), {"ignoreNullFields": "false", "timestampFormat": stamp})
+    return F.to_json(F.struct(*contract), {"ignoreNullFields": "false", **JSON_TIMES})

@@ -13,28 +13,22 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
-from pyspark import StorageLevel
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, local_path, query_id
-from pipeline.clean.frames import accepted, arranged, judged, rejected
+from pipeline.clean.frames import judged
+from pipeline.clean.merge import Merged, merge
 from pipeline.clean.partitions import partitions_by_size
-from pipeline.clean.quality import (
-    Counts,
-    counts_of,
-    observed_columns,
-    observed_verdicts,
-    quality_rows,
-)
+from pipeline.clean.pending import settle
+from pipeline.clean.quality import Counts, counts_of, quality_rows
 from pipeline.clean.raw import ENDINGS, RawFile, rows_by_footers
 from pipeline.clean.stage import (
-    WRITER,
     Found,
     count_notes,
     create_tables,
@@ -43,13 +37,12 @@ from pipeline.clean.stage import (
     refuse_failed_rules,
     require_exact,
 )
-from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
-from pipeline.clean.verdict import once_counted
-from pipeline.config import Dedupe, Pipeline
+from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, LakeError, LakestormError, SourceError
 from pipeline.lake import (
     COUNTS,
     RUN,
+    WRITER,
     DataFile,
     Lake,
     Snapshot,
@@ -128,20 +121,6 @@ class _Batch:
     """`clean` as it is; None where nothing of it stays."""
 
 
-@dataclass
-class _Merged:
-    """What a batch makes of what is there."""
-
-    good: DataFrame
-    bad: DataFrame
-    of_rows: Observation
-    of_columns: Observation
-    periods: set[str | None] = field(default_factory=set)
-    """Of `clean`, that are written again."""
-    gone: int = 0
-    """Rows of `clean` that the batch corrects."""
-
-
 class _Increment:
     """One run of the query over all files that are new."""
 
@@ -195,6 +174,12 @@ class _Increment:
         if last_batch(self._checkpoint) > (-1 if reached is None else reached):
             raise LakeError(
                 "table clean", "was taken back to an earlier version: it lacks files read", remedy
+            )
+        if not settle(self._tables):
+            raise LakeError(
+                "tables clean and quarantine",
+                "are not of the same replay: one of them was taken back to an earlier version",
+                remedy,
             )
         if clean.last_note(SETTINGS) != self._settings:
             raise LakeError(
@@ -310,7 +295,6 @@ class _Merge:
         self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], batch: _Batch
     ) -> None:
         self._spark, self._pipeline, self._tables, self._batch = spark, pipeline, tables, batch
-        self._contract = list(pipeline.source.columns)
         self._period = pipeline.clean.period.column
 
     def commit(self, app: str, notes: Mapping[str, str]) -> int:
@@ -324,7 +308,14 @@ class _Merge:
 
     def _commit(self, app: str, notes: Mapping[str, str], kept: list[DataFrame]) -> int:
         pipeline, batch, tables = self._pipeline, self._batch, self._tables
-        merged = self._merged(kept)
+        merged = merge(
+            self._spark,
+            pipeline,
+            judged(self._spark, pipeline, batch.found.subject),
+            before=batch.before,
+            rights=batch.found.rights,
+            kept=kept,
+        )
         create_tables(pipeline, tables, clean=merged.good, quarantine=merged.bad)
         with (
             tables["quarantine"].attempt() as reject,
@@ -369,48 +360,6 @@ class _Merge:
             )
         return counts.raw
 
-    def _merged(self, kept: list[DataFrame]) -> _Merged:
-        """The batch beside what is there: what is accepted, what rejected, what written again."""
-        pipeline, found, before = self._pipeline, self._batch.found, self._batch.before
-        of_rows, of_columns = Observation(), Observation()
-        rows = judged(self._spark, pipeline, found.subject)
-        dedupe = pipeline.clean.dedupe if before is not None and before.files else None
-        if before is not None and dedupe is not None:
-            rows = against(rows, before.dataframe(self._spark), dedupe)
-        rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
-        rows = self._keep(once_counted(rows, pipeline.clean.rules), kept)
-        good = observed_columns(accepted(self._spark, pipeline, rows, found.rights), of_columns)
-        merged = _Merged(good, rejected(rows, self._contract), of_rows, of_columns)
-        if before is not None and dedupe is not None:
-            merged.gone = corrections(rows).count()
-            if merged.gone:
-                self._correct(merged, rows, before, dedupe, kept)
-        merged.good = arranged(merged.good, pipeline)
-        return merged
-
-    def _correct(
-        self,
-        merged: _Merged,
-        rows: DataFrame,
-        before: Snapshot,
-        dedupe: Dedupe,
-        kept: list[DataFrame],
-    ) -> None:
-        """Takes rows that the batch corrects out of `clean`: their periods are written again."""
-        present = before.dataframe(self._spark)
-        gone = self._keep(corrected(rows, present, dedupe), kept)
-        # The names of periods, no rows.
-        merged.periods = {row[0] for row in gone.select(self._period).distinct().collect()}
-        rejects = quarantined(gone, self._contract, f"clean@{before.version}")
-        merged.bad = merged.bad.unionByName(rejects)
-        touched = before.select(**{self._period: merged.periods}).dataframe(self._spark)
-        merged.good = merged.good.unionByName(remaining(rows, touched, dedupe))
-
-    def _keep(self, frame: DataFrame, kept: list[DataFrame]) -> DataFrame:
-        """On local disk, whatever the memory: several tables come from one pass."""
-        kept.append(frame.persist(StorageLevel.DISK_ONLY))
-        return kept[-1]
-
     def _totals(self, counts: Mapping[str, int], gone: int) -> dict[str, int]:
         """Counts of all batches so far, so that they stand for the tables as they will be."""
         before: dict[str, int] = {}
@@ -428,7 +377,7 @@ class _Merge:
     def _require_exact(
         self,
         counts: Counts,
-        merged: _Merged,
+        merged: Merged,
         *,
         good: Sequence[DataFile],
         bad: Sequence[DataFile],

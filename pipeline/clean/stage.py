@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 
 from pipeline.clean.frames import accepted, arranged, judged, rejected
 from pipeline.clean.partitions import partitions_by_size
+from pipeline.clean.pending import settle
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
@@ -26,13 +27,10 @@ from pipeline.clean.raw import RawFile, find_files, rows_by_footers
 from pipeline.clean.verdict import once_counted
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, RuleError
-from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit, fingerprint
+from pipeline.lake import COUNTS, RUN, WRITER, Lake, Table, Transaction, commit, fingerprint
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 from pipeline.sources import idx, nycflights13
-
-WRITER = "lakestorm.writer"
-"""Commits of `clean` note under this key which app they are of: see `increment.py`."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,7 @@ class Found:
     @classmethod
     def of(cls, pipeline: Pipeline) -> Found:
         """What there is; raises as `find_files` does."""
-        return cls(
-            find_files(pipeline.source, "source"),
-            {
-                name: find_files(join, f"clean.joins.{name}")
-                for name, join in pipeline.clean.joins.items()
-            },
-        )
+        return cls(find_files(pipeline.source, "source"), right_files(pipeline))
 
     def fingerprint(self, pipeline: Pipeline) -> str:
         """What the three tables depend on."""
@@ -65,6 +57,13 @@ class Found:
             contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
             settings=pipeline.clean.model_dump(mode="json"),
         )
+
+
+def right_files(pipeline: Pipeline) -> dict[str, list[RawFile]]:
+    """The files of each right side of a join; raises as `find_files` does."""
+    return {
+        name: find_files(join, f"clean.joins.{name}") for name, join in pipeline.clean.joins.items()
+    }
 
 
 def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
@@ -89,13 +88,15 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     run = found.fingerprint(pipeline)
     app = f"clean/{pipeline.name}"
     tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
+    agree = settle(tables)
     numbers = {name: table.transaction_version(app) or 0 for name, table in tables.items()}
     newest = max(numbers.values())
-    if newest and set(numbers.values()) == {newest} and tables["clean"].last_note(RUN) == run:
+    done = agree and newest and set(numbers.values()) == {newest}
+    if done and tables["clean"].last_note(RUN) == run:
         return outcome_of(tables["clean"], time.monotonic() - started, unchanged=True)
     # A run that stopped between its commits is finished under its own number.
-    unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
-    transaction = Transaction(app, newest if unfinished else newest + 1)
+    begun = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
+    transaction = Transaction(app, newest if begun and agree else newest + 1)
     with partitions_by_size(spark, sum(file.bytes for file in found.subject)):
         _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
     return outcome_of(tables["clean"], time.monotonic() - started, unchanged=False)

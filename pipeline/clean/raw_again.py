@@ -1,0 +1,166 @@
+"""Quarantined rows as raw rows again.
+
+A row in `quarantine` is the JSON of its typed values, and the text of those that did not cast. The
+values are read back exactly, and are taken as they are; the texts are given to the contract as a
+raw file would give them. What cannot be brought back exactly stays where it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import Final
+
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
+
+from pipeline.clean.contract import REASONS, UNREADABLE, typed
+from pipeline.clean.frames import JSON_TIMES, as_json
+from pipeline.clean.raw import FILE, MALFORMED, POSITION
+from pipeline.config import Column
+from pipeline.config.types import is_nested
+
+STAYS = "_stays"
+"""Why a row cannot be judged again; null where it can."""
+BROKEN_LINE: Final = "malformed"
+HASHED: Final = "sensitive"
+INEXACT: Final = "inexact"
+WAS = "_was"
+"""The reasons that a row has in `quarantine` now."""
+_ROW, _VALUES, _LEFT, _TEXTS, _FAILED = "_row", "_values", "_left", "_texts", "_failed"
+# Spark reads the keys of a map as text only.
+_OTHER_KEYS = re.compile(r"map<(?!string,)")
+
+
+def raw_again(stored: DataFrame, contract: Mapping[str, Column]) -> DataFrame:
+    """Rows of `quarantine`, taken apart.
+
+    Args:
+        stored: The table's columns.
+        contract: The contract, whose types are those of the table `clean`.
+
+    Returns:
+        For `typed_again`: values of today's types, the texts that did not cast, and `STAYS`; for
+        `staying`: the columns as they were.
+    """
+    as_texts = StructType([StructField(name, StringType()) for name in contract])
+    parsed = stored.select(
+        F.col("source_file").alias(FILE),
+        F.col("source_position").alias(POSITION),
+        F.col("reasons").alias(WAS),
+        F.col("row").alias(_ROW),
+        F.col("unreadable").alias(_LEFT),
+        F.from_json("row", as_texts).alias(_VALUES),
+        F.from_json("unreadable", "map<string,string>").alias(_TEXTS),
+    )
+    valued = parsed.withColumns(
+        {_value(name): _read(F.col(_VALUES)[name], column) for name, column in contract.items()}
+    )
+    return valued.withColumn(STAYS, _why_it_stays(contract))
+
+
+def staying(raw: DataFrame) -> DataFrame:
+    """The rows that cannot be judged again, with the columns of the table `quarantine`."""
+    return raw.where(F.col(STAYS).isNotNull()).select(
+        F.col(FILE).alias("source_file"),
+        F.col(POSITION).alias("source_position"),
+        F.col(WAS).alias("reasons"),
+        F.col(_ROW).alias("row"),
+        F.col(_LEFT).alias("unreadable"),
+    )
+
+
+def typed_again(raw: DataFrame, contract: Mapping[str, Column]) -> DataFrame:
+    """The other rows as `contract.typed` gives them, with `WAS`.
+
+    The contract is asked twice: what it makes of the texts, and then what it says of the rows whose
+    values these complete.
+    """
+    values = {_value(name): Column(type=column.type) for name, column in contract.items()}
+    optional = {
+        name: column.model_copy(update={"required": False}) for name, column in contract.items()
+    }
+    texts = raw.where(F.col(STAYS).isNull()).select(
+        *(_text(name, column).alias(name) for name, column in contract.items()),
+        *values,
+        WAS,
+        *_origin(),
+    )
+    read = typed(texts, {**optional, **values, WAS: _REASONS})
+    complete = read.select(
+        *(F.coalesce(F.col(name), F.col(_value(name))).alias(name) for name in contract),
+        F.col(REASONS).alias(_FAILED),
+        F.col(UNREADABLE).alias(_TEXTS),
+        WAS,
+        *_origin(),
+    )
+    whole = typed(complete, {**contract, _FAILED: _REASONS, _TEXTS: _MAP, WAS: _REASONS})
+    # A value that is there and does not cast is not missing.
+    excused = F.transform(
+        _FAILED, lambda reason: F.concat(F.lit("required:"), F.substr(reason, F.lit(6)))
+    )
+    return whole.withColumns(
+        {
+            REASONS: F.concat(F.col(_FAILED), F.array_except(F.col(REASONS), excused)),
+            UNREADABLE: F.col(_TEXTS),
+        }
+    ).drop(_FAILED, _TEXTS)
+
+
+# Columns that pass the contract as they are.
+_REASONS = Column(type="array<string>")
+_MAP = Column(type="map<string,string>")
+
+
+def _origin() -> Sequence[SparkColumn]:
+    return [F.col(FILE), F.col(POSITION), F.lit(None).cast("string").alias(MALFORMED)]
+
+
+def _text(name: str, column: Column) -> SparkColumn:
+    """The text that did not cast, or null."""
+    if _is_opaque(column):
+        return F.lit(None).cast(column.type)
+    return F.try_element_at(_TEXTS, F.lit(name))
+
+
+def _is_opaque(column: Column) -> bool:
+    """Whether the text of a value that did not cast is for people only: no cast can read it."""
+    return is_nested(column.kind) or column.type == "binary"
+
+
+def _value(name: str) -> str:
+    return f"_value_{name}"
+
+
+def _read(text: SparkColumn, column: Column) -> SparkColumn:
+    """A value of the contract's type from its text in JSON; null where that is impossible."""
+    if column.type == "binary":
+        return F.try_to_binary(text, F.lit("base64"))
+    if not is_nested(column.kind):
+        return text.try_cast(column.type)
+    if _OTHER_KEYS.search(column.type):
+        return F.lit(None).cast(column.type)
+    return F.from_json(text, column.type, JSON_TIMES)
+
+
+def _why_it_stays(contract: Mapping[str, Column]) -> SparkColumn:
+    def has_text(name: str) -> SparkColumn:
+        return F.coalesce(F.map_contains_key(_TEXTS, name), F.lit(False))
+
+    hashed = [
+        F.col(_VALUES)[name].isNotNull() | has_text(name)
+        for name, column in contract.items()
+        if column.sensitive
+    ]
+    opaque = [has_text(name) for name, column in contract.items() if _is_opaque(column)]
+    again = as_json([F.col(_value(name)).alias(name) for name in contract])
+    inexact = reduce(or_, opaque, ~again.eqNullSafe(F.col(_ROW)))
+    return (
+        F.when(has_text(MALFORMED), BROKEN_LINE)
+        .when(reduce(or_, hashed, F.lit(False)), HASHED)
+        .when(inexact, INEXACT)
+    )
