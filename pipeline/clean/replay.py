@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -61,6 +62,7 @@ from pipeline.lake import (
     alone,
     commit,
 )
+from pipeline.lake.schema import from_spark, require_same
 from pipeline.outcome import Outcome
 
 _AGAIN = "Run `lakestorm clean`, or `lakestorm clean --incremental --rebuild`: it reads all files."
@@ -203,13 +205,15 @@ class _Replay:
     def _run(self, kept: list[DataFrame]) -> _Done:
         contract = self._pipeline.source.columns
         raw = raw_again(self._base.quarantine.dataframe(self._spark), contract)
+        typed = typed_again(raw, contract)
+        self._require_same_types(typed.select(*contract))
         # Reasons and their counts, no rows.
         stayed = Counter({row[0]: row[1] for row in raw.groupBy(STAYS).count().collect()})
         stayed.pop(None, 0)
         merged = merge(
             self._spark,
             self._pipeline,
-            judged_by_rules(typed_again(raw, contract), self._pipeline),
+            judged_by_rules(typed, self._pipeline),
             before=self._base.clean,
             rights=right_files(self._pipeline),
             kept=kept,
@@ -222,6 +226,12 @@ class _Replay:
         if changed:
             self._write(merged, staying(raw), done)
         return done
+
+    def _require_same_types(self, typed: DataFrame) -> None:
+        """Beside rows of another type Spark would widen the column in silence."""
+        schema = self._base.clean.schema
+        there = [schema.field(name) for name in typed.columns if name in schema.names]
+        require_same(from_spark(typed.schema), pa.schema(there), "table clean")
 
     def _write(self, merged: Merged, left: DataFrame, done: _Done) -> None:
         bad = merged.bad.unionByName(left)
