@@ -22,6 +22,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, local_path, query_id
+from pipeline.clean.continuity import SETTINGS, settings_notes
 from pipeline.clean.frames import judged
 from pipeline.clean.merge import Merged, merge
 from pipeline.clean.partitions import partitions_by_size
@@ -50,13 +51,11 @@ from pipeline.lake import (
     Transaction,
     alone,
     commit,
-    fingerprint,
 )
 from pipeline.outcome import Outcome
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "lakestorm.clean_settings"
 MENDED = "lakestorm.mended_files"
 """Commits note under this key files that were written again after Spark found them, and before any
 row of them was committed: path to time of change in ms."""
@@ -138,13 +137,7 @@ class _Increment:
         self._checkpoint = checkpoint
         self._rebuild = rebuild
         self._fault: BaseException | None = None
-        self._settings = fingerprint(
-            contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
-            # Not where the files lie: a lake may be moved.
-            settings=pipeline.clean.model_dump(
-                mode="json", exclude={"joins": {name: {"path"} for name in pipeline.clean.joins}}
-            ),
-        )
+        self._settings = settings_notes(pipeline)
         self.files = 0
         self.rows = 0
 
@@ -181,7 +174,7 @@ class _Increment:
                 "are not of the same replay: one of them was taken back to an earlier version",
                 remedy,
             )
-        if clean.last_note(SETTINGS) != self._settings:
+        if clean.last_note(SETTINGS) != self._settings[SETTINGS]:
             raise LakeError(
                 "table clean", "was written under another contract or other rules", remedy
             )
@@ -252,7 +245,7 @@ class _Increment:
         own = self._tables["clean"].last_note(WRITER) == self._app
         before = self._tables["clean"].snapshot() if own else None
         batch = _Batch(number, Found(new, found.rights), before)
-        notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new)}
+        notes = {WRITER: self._app, **self._settings, **self._mended(new)}
         stored_bytes = sum(file.bytes for file in new)
         if before is not None:
             stored_bytes += before.bytes

@@ -6,9 +6,15 @@ often the process is killed, is what `pending.py` is for.
 
 The counts of `clean` follow, so that raw = clean + quarantine + dropped still adds up; a full run
 that finds the same raw files and settings therefore still says "unchanged". Which run wrote the
-tables, and under which settings, is noted by that run and stays as it is: the rows in `clean` were
-judged by those settings and not again. So where contract or rules have changed, a full run reads
-all files anew, and `clean --incremental` refuses until `--rebuild`, as it would without a replay.
+tables is noted by that run and stays as it is: where contract or rules have changed, it reads all
+files anew, as it would without a replay.
+
+`clean --incremental` goes on only under the settings that all rows in `clean` were judged by. After
+a replay these are today's where that can be known: only `clean.rules` have changed, no row had been
+dropped, all rows in quarantine could be judged again, and today's rules accept all rows of `clean`,
+which are read for this. The tables are then what reading all raw files would give, so today's
+settings are noted. Otherwise the former ones still are: under today's an increment is refused until
+`--rebuild`, and under the former ones it goes on.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.clean.continuity import BUT_RULES, all_pass, settings_notes
 from pipeline.clean.contract import REASONS
 from pipeline.clean.frames import judged_by_rules
 from pipeline.clean.merge import Merged, merge
@@ -107,7 +114,7 @@ def replay(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
         rows_quarantined=done.counts.quarantined + done.stayed.total(),
         rows_dropped=done.counts.dropped,
         seconds=time.monotonic() - started,
-        unchanged=not done.changed,
+        unchanged=not (done.changed or done.settings),
         counts=done.named(),
         note=done.note(),
     )
@@ -166,6 +173,8 @@ class _Done:
     """Why rows could not be judged again, to rows."""
     gone: int
     changed: bool
+    settings: dict[str, str]
+    """Notes of today's settings, where increments may go on under them and could not before."""
 
     def named(self) -> dict[str, int]:
         """Counts by name, for the outcome."""
@@ -182,6 +191,8 @@ class _Done:
             told.append("malformed lines cannot be read again from here")
         if self.stayed[HASHED]:
             told.append("sensitive values are kept as hashes only: run `lakestorm clean` again")
+        if self.settings:
+            told.append("clean --incremental goes on under these rules")
         return "; ".join(told)
 
 
@@ -222,10 +233,20 @@ class _Replay:
         changed = merged.rows.where(~stays).count() > 0
         counts = counts_of(merged.of_rows)
         refuse_failed_rules(self._pipeline, counts)
-        done = _Done(counts, stayed, merged.gone, changed)
-        if changed:
+        settings = {} if stayed.keys() - {BROKEN_LINE} else self._new_settings()
+        done = _Done(counts, stayed, merged.gone, changed, settings)
+        if changed or settings:
             self._write(merged, staying(raw), done)
         return done
+
+    def _new_settings(self) -> dict[str, str]:
+        """Today's, where they are others than noted and would have made `clean` what it is."""
+        today, clean = settings_notes(self._pipeline), self._tables["clean"]
+        noted = {key: clean.last_note(key) for key in today}
+        only_rules = noted[BUT_RULES] == today[BUT_RULES] and noted != today
+        if not only_rules or self._base.counts["dropped"]:
+            return {}
+        return today if all_pass(self._base.clean.dataframe(self._spark), self._pipeline) else {}
 
     def _require_same_types(self, typed: DataFrame) -> None:
         """Beside rows of another type Spark would widen the column in silence."""
@@ -256,7 +277,7 @@ class _Replay:
                     since=self._base.since,
                     replace=replaced or None,
                     elsewhere=True,
-                    notes={COUNTS: totals, **pending_note(transaction, bad_files)},
+                    notes={COUNTS: totals, **done.settings, **pending_note(transaction, bad_files)},
                 )
             except (CommitConflictError, CommitRefusedError):
                 reject.may_be_committed = False  # it did not land

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -132,7 +132,10 @@ def test_values_come_back_from_quarantine_exactly(
     assert all(row[REASONS] == [] and row[UNREADABLE] is None for row in found)
 
 
-def stored(spark: SparkSession, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, str] | None]]):
+Rejected = Sequence[tuple[Mapping[str, Any], Mapping[str, str] | None]]
+
+
+def stored(spark: SparkSession, rows: Rejected) -> DataFrame:
     """Rows of quarantine by their values and their texts, spelled as Spark spells JSON."""
 
     def spelled(content: Mapping[str, Any]) -> str:
@@ -155,7 +158,7 @@ def test_a_text_that_casts_by_now_is_the_value_and_one_that_does_not_is_no_missi
         "x": Column(type="double", required=True),
         "n": Column(type="int", required=True),
     }
-    rows = [
+    rows: Rejected = [
         ({"x": None, "n": 1}, {"x": "1.5"}),
         ({"x": None, "n": 1}, {"x": "much"}),
         ({"x": None, "n": 1}, None),
@@ -185,7 +188,7 @@ def test_what_cannot_be_brought_back_stays_as_it_is_and_says_why(spark: SparkSes
         "keyed": Column(type="map<int,int>"),
     }
     empty = {"id": None, "mail": None, "parts": None, "keyed": None}
-    rows = [
+    rows: Rejected = [
         ({**empty, "id": 1}, None),
         (empty, {"_malformed": "1;2;3", "mail": "x"}),
         ({**empty, "mail": "5e884898"}, None),
@@ -349,8 +352,11 @@ def test_a_replay_ends_as_a_full_run_under_todays_settings(
     assert versions(lake) == [2, 2]
     quarantine = lake.table("quarantine").last_note("lakestorm.counts") or ""
     assert json.loads(quarantine)["quarantine"] == noted[0]["quarantine"]
+    assert replay(spark, today, lake).unchanged
+    assert versions(lake) == [2, 2]
 
 
+@pytest.mark.long
 def test_a_second_replay_and_a_full_run_after_it_change_nothing(
     spark: SparkSession, lake: Lake, today: Pipeline, tmp_path: Path
 ) -> None:
@@ -430,9 +436,7 @@ def stop(*_: object) -> None:
     raise OSError("stopped")
 
 
-@pytest.mark.parametrize(
-    "finished_by", [pytest.param("replay", marks=pytest.mark.long), "clean"]
-)
+@pytest.mark.parametrize("finished_by", [pytest.param("replay", marks=pytest.mark.long), "clean"])
 def test_a_replay_stopped_between_its_commits_is_finished_by_whoever_comes_next(
     spark: SparkSession,
     lake: Lake,
@@ -457,6 +461,7 @@ def test_a_replay_stopped_between_its_commits_is_finished_by_whoever_comes_next(
     assert versions(lake) == [2, 2]
 
 
+@pytest.mark.long
 def test_a_replay_that_ends_before_its_first_commit_leaves_nothing(
     spark: SparkSession, lake: Lake, today: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,24 +499,44 @@ def test_tables_that_a_restore_took_apart_are_refused_until_all_is_read_again(
     assert everything(lake) == before
 
 
-def test_increments_go_on_after_a_replay(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.long
+def test_increments_go_on_under_todays_rules_where_all_rows_are_known_to_pass_them(
+    spark: SparkSession, tmp_path: Path
+) -> None:
     then, today = (examples.pipeline(tmp_path, each) for each in (THEN, TODAY))
     lake = Lake(then.lake)
     deliver(tmp_path, "first")
     clean_increment(spark, then, lake)
-    done = replay(spark, today, lake)
-    assert not done.unchanged
-    # `clean` holds rows that today's rules have not judged.
     with pytest.raises(LakeError, match="another contract or other rules"):
         clean_increment(spark, today, lake)
+    done = replay(spark, today, lake)
+    assert done.note.endswith("clean --incremental goes on under these rules")
     deliver(tmp_path, "second")
-    added = clean_increment(spark, then, lake)
+    added = clean_increment(spark, today, lake)
     assert added.rows_in == RAW_ROWS
     assert added.rows_in == added.rows_out + added.rows_quarantined + added.rows_dropped
     assert added.rows_out == examples.table(lake, "clean").height
     assert added.rows_quarantined == examples.table(lake, "quarantine").height
-    replay(spark, today, lake)
     assert everything(lake) == everything(full(spark, tmp_path))
+    # A row was dropped: who knows whether it would pass.
+    assert "goes on" not in replay(spark, then, lake).note
+    with pytest.raises(LakeError, match="another contract or other rules"):
+        clean_increment(spark, then, lake)
+
+
+def test_increments_go_on_under_the_former_rules_where_a_row_fails_todays(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    then = examples.pipeline(tmp_path, THEN)
+    lake = Lake(then.lake)
+    deliver(tmp_path, "first")
+    clean_increment(spark, then, lake)
+    rules = {**TODAY["clean.rules"], "odd": {"check": "id <> 5", "action": "quarantine"}}
+    today = examples.pipeline(tmp_path, {**TODAY, "clean.rules": rules})
+    assert "goes on" not in replay(spark, today, lake).note
+    with pytest.raises(LakeError, match="another contract or other rules"):
+        clean_increment(spark, today, lake)
+    assert clean_increment(spark, then, lake).unchanged
 
 
 def test_faults_are_named_and_leave_the_tables_as_they_were(
