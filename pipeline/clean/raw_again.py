@@ -31,7 +31,8 @@ HASHED: Final = "sensitive"
 INEXACT: Final = "inexact"
 WAS = "_was"
 """The reasons that a row has in `quarantine` now."""
-_ROW, _VALUES, _LEFT, _TEXTS, _FAILED = "_row", "_values", "_left", "_texts", "_failed"
+_ROW, _LEFT = "_row", "_left"
+_READ, _VALUES, _TEXTS, _FAILED = "_read", "_values", "_texts", "_failed"
 # Spark reads the keys of a map as text only.
 _OTHER_KEYS = re.compile(r"map<(?!string,)")
 
@@ -48,15 +49,19 @@ def raw_again(stored: DataFrame, contract: Mapping[str, Column]) -> DataFrame:
         `staying`: the columns as they were.
     """
     as_texts = StructType([StructField(name, StringType()) for name in contract])
+    read = F.struct(
+        F.from_json("row", as_texts).alias(_VALUES),
+        F.from_json("unreadable", "map<string,string>").alias(_TEXTS),
+    )
     parsed = stored.select(
         F.col("source_file").alias(FILE),
         F.col("source_position").alias(POSITION),
         F.col("reasons").alias(WAS),
         F.col("row").alias(_ROW),
         F.col("unreadable").alias(_LEFT),
-        F.from_json("row", as_texts).alias(_VALUES),
-        F.from_json("unreadable", "map<string,string>").alias(_TEXTS),
-    )
+        # Exploded, as Spark would read the JSON once for each column that is taken from it.
+        F.explode(F.array(read)).alias(_READ),
+    ).withColumns({name: F.col(_READ)[name] for name in (_VALUES, _TEXTS)})
     valued = parsed.withColumns(
         {_value(name): _read(F.col(_VALUES)[name], column) for name, column in contract.items()}
     )

@@ -255,7 +255,7 @@ class _Replay:
         require_same(from_spark(typed.schema), pa.schema(there), "table clean")
 
     def _write(self, merged: Merged, left: DataFrame, done: _Done) -> None:
-        bad = merged.bad.unionByName(left)
+        bad = merged.bad.unionByName(left) if done.stayed else merged.bad
         create_tables(self._pipeline, self._tables, clean=merged.good, quarantine=bad)
         with (
             self._tables["quarantine"].attempt() as reject,

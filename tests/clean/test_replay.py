@@ -112,8 +112,8 @@ def plain(value: Any) -> Any:
 def test_values_come_back_from_quarantine_exactly(
     spark: SparkSession, rows: list[tuple[Any, ...]]
 ) -> None:
-    schema = ", ".join(f"`{name}` {kind}" for name, kind in KINDS.items())
-    given_rows = spark.createDataFrame(rows, StructType.fromDDL(schema)).withColumns(
+    schema = StructType.fromDDL(", ".join(f"`{name}` {kind}" for name, kind in KINDS.items()))
+    given_rows = spark.createDataFrame(rows, schema).withColumns(
         {
             VERDICT: F.lit(QUARANTINE),
             FILE: F.lit("a.parquet"),
