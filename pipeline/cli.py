@@ -296,7 +296,8 @@ def doctor(**options: Any) -> None:
 
 def _console(*, stderr: bool = False) -> Console:
     """Where tables are shown."""
-    console = Console(stderr=stderr, highlight=False)
+    # Else a column `id` in `required:id: 3` would be shown as a picture.
+    console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:  # a log has no width that tables must fit
         console.width = LOG_COLUMNS
     return console

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner
+from pyspark.sql import SparkSession
 
 from pipeline import cli
+from pipeline.clean.stage import clean
 from pipeline.cli import main
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
@@ -101,7 +104,7 @@ def test_counts_and_first_rows_of_each_reason_are_those_of_plain_python_and_pola
         look_into(table.snapshot(), pipeline, reason="late", limit=1)
 
 
-HOSTILE = "\x1b[2J[red]x[/red]\r\n\u202e"
+HOSTILE = "\x1b[2J[red]x[/red]\r\n:id:\u202e"
 ROWS = [
     stored(1, "cast:amount", "rule:near", id=7, amount="much", place=HOSTILE, hidden_name="CANARY"),
     stored(2, "malformed", _malformed=f"1;{HOSTILE};CANARY"),
@@ -136,7 +139,7 @@ def test_the_command_shows_text_from_data_safely_and_starts_no_spark(
     for part in (
         "amount=much id=7",
         f"_malformed={HIDDEN}",
-        "[2J[red]x[/red]",
+        "[2J[red]x[/red] :id:",
         "[link=x]",
         "[bold] .csv:5",
     ):
@@ -167,3 +170,35 @@ def test_with_json_programs_get_whole_values_but_no_sensitive_ones(
         reason for row in ROWS for reason in row["reasons"]
     )
     assert "CANARY" not in json.dumps(everything)
+
+
+def test_a_replay_ends_with_one_json_object(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples.write_raw(tmp_path / "raw" / "1.parquet", examples.some_rows(0, 12, 1))
+    pipeline = examples.pipeline(
+        tmp_path, {"clean.rules": {"few": {"check": "id < 5", "action": "quarantine"}}}
+    )
+    clean(spark, pipeline, Lake(pipeline.lake))
+    monkeypatch.setattr(cli, "_spark", lambda *_: nullcontext(spark))  # it would be stopped
+    ran = CliRunner().invoke(
+        main,
+        [
+            *("quarantine", str(tmp_path / "pipeline.yaml"), "--replay", "--json"),
+            *("--set", "clean.rules.few.check='id <> 7'"),
+        ],
+    )
+    assert ran.exit_code == 0, ran.output
+    (stage,) = json.loads(ran.stdout)["stages"]
+    assert (
+        stage.items()
+        >= {
+            "stage": "replay",
+            "rows_in": 7,
+            "rows_out": 6,
+            "rows_quarantined": 1,
+            "rows_dropped": 0,
+            "counts": {"quarantine rule:few": 1},
+        }.items()
+    )
+    assert examples.ids(Lake(pipeline.lake), "clean") == Counter(set(range(12)) - {7})
