@@ -18,7 +18,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
 from pipeline.clean import pending
 from pipeline.clean import replay as module
@@ -109,10 +108,8 @@ def plain(value: Any) -> Any:
     suppress_health_check=list(HealthCheck),
 )
 @given(rows=rows_of_all_kinds)
-def test_values_come_back_from_quarantine_exactly(
-    spark: SparkSession, rows: list[tuple[Any, ...]]
-) -> None:
-    schema = StructType.fromDDL(", ".join(f"`{name}` {kind}" for name, kind in KINDS.items()))
+def test_values_come_back_from_quarantine_exactly(spark: SparkSession, rows: list[Any]) -> None:
+    schema = ", ".join(f"`{name}` {kind}" for name, kind in KINDS.items())
     given_rows = spark.createDataFrame(rows, schema).withColumns(
         {
             VERDICT: F.lit(QUARANTINE),
