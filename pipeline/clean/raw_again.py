@@ -16,13 +16,12 @@ from typing import Final
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import StringType, StructField, StructType
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
 from pipeline.clean.frames import JSON_TIMES, as_json
 from pipeline.clean.raw import FILE, MALFORMED, POSITION
 from pipeline.config import Column
-from pipeline.config.types import is_nested
+from pipeline.config.types import Decimal, is_nested
 
 STAYS = "_stays"
 """Why a row cannot be judged again; null where it can."""
@@ -32,7 +31,7 @@ INEXACT: Final = "inexact"
 WAS = "_was"
 """The reasons that a row has in `quarantine` now."""
 _ROW, _LEFT = "_row", "_left"
-_READ, _VALUES, _TEXTS, _FAILED = "_read", "_values", "_texts", "_failed"
+_READ, _VALUES, _HASHES, _TEXTS, _FAILED = "_read", "_values", "_hashes", "_texts", "_failed"
 # Spark reads the keys of a map as text only.
 _OTHER_KEYS = re.compile(r"map<(?!string,)")
 
@@ -48,9 +47,12 @@ def raw_again(stored: DataFrame, contract: Mapping[str, Column]) -> DataFrame:
         For `typed_again`: values of today's types, the texts that did not cast, and `STAYS`; for
         `staying`: the columns as they were.
     """
-    as_texts = StructType([StructField(name, StringType()) for name in contract])
+    sensitive = {name: column for name, column in contract.items() if column.sensitive}
     read = F.struct(
-        F.from_json("row", as_texts).alias(_VALUES),
+        F.from_json("row", _ddl(contract), JSON_TIMES).alias(_VALUES),
+        F.from_json("row", _ddl(sensitive, as_text=True)).alias(_HASHES)
+        if sensitive
+        else F.lit(None).alias(_HASHES),
         F.from_json("unreadable", "map<string,string>").alias(_TEXTS),
     )
     parsed = stored.select(
@@ -61,7 +63,7 @@ def raw_again(stored: DataFrame, contract: Mapping[str, Column]) -> DataFrame:
         F.col("unreadable").alias(_LEFT),
         # Exploded, as Spark would read the JSON once for each column that is taken from it.
         F.explode(F.array(read)).alias(_READ),
-    ).withColumns({name: F.col(_READ)[name] for name in (_VALUES, _TEXTS)})
+    ).withColumns({name: F.col(_READ)[name] for name in (_VALUES, _TEXTS, _HASHES)})
     valued = parsed.withColumns(
         {_value(name): _read(F.col(_VALUES)[name], column) for name, column in contract.items()}
     )
@@ -141,15 +143,30 @@ def _value(name: str) -> str:
     return f"_value_{name}"
 
 
-def _read(text: SparkColumn, column: Column) -> SparkColumn:
-    """A value of the contract's type from its text in JSON; null where that is impossible."""
+def _ddl(columns: Mapping[str, Column], *, as_text: bool = False) -> str:
+    """How Spark is to read the JSON."""
+    return ", ".join(
+        f"`{name}` {column.type if _is_read_typed(column) and not as_text else 'string'}"
+        for name, column in columns.items()
+    )
+
+
+def _is_read_typed(column: Column) -> bool:
+    """Whether a value is read in its own type: as text, Spark would read a decimal as a double."""
+    if is_nested(column.kind):
+        return _OTHER_KEYS.search(column.type) is None
+    return isinstance(column.kind, Decimal)
+
+
+def _read(value: SparkColumn, column: Column) -> SparkColumn:
+    """A value of the contract's type from JSON; null where that is impossible."""
+    if _is_read_typed(column):
+        return value
     if column.type == "binary":
-        return F.try_to_binary(text, F.lit("base64"))
-    if not is_nested(column.kind):
-        return text.try_cast(column.type)
-    if _OTHER_KEYS.search(column.type):
+        return F.try_to_binary(value, F.lit("base64"))
+    if is_nested(column.kind):
         return F.lit(None).cast(column.type)
-    return F.from_json(text, column.type, JSON_TIMES)
+    return value.try_cast(column.type)
 
 
 def _why_it_stays(contract: Mapping[str, Column]) -> SparkColumn:
@@ -157,7 +174,7 @@ def _why_it_stays(contract: Mapping[str, Column]) -> SparkColumn:
         return F.coalesce(F.map_contains_key(_TEXTS, name), F.lit(False))
 
     hashed = [
-        F.col(_VALUES)[name].isNotNull() | has_text(name)
+        F.col(_HASHES)[name].isNotNull() | has_text(name)
         for name, column in contract.items()
         if column.sensitive
     ]
