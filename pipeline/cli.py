@@ -14,9 +14,10 @@ from typing import Any
 
 import click
 from py4j.protocol import Py4JNetworkError
+from pyspark.sql import SparkSession
 from rich.console import Console
 
-from pipeline.config import load_pipeline
+from pipeline.config import Pipeline, load_pipeline
 from pipeline.errors import ConfigError, EnvironmentFault, LakestormError
 from pipeline.lake import Lake
 from pipeline.operate.summary import stage_line, summary_json, summary_tables
@@ -103,14 +104,23 @@ def _run_stages(
     console.print(
         f"pipeline {pipeline.name}   lake {lake.root}   seed {pipeline.seed}", soft_wrap=True
     )
-    spark = spark_session(
-        f"lakestorm {' '.join(stages)} {pipeline.name}", master, stores_of(pipeline)
-    )
-    try:
-        outcomes: list[Outcome] = []
+    outcomes: list[Outcome] = []
+    with _spark(f"lakestorm {' '.join(stages)} {pipeline.name}", master, pipeline) as spark:
         for outcome in walk(spark, pipeline, lake, stages, asked):
             outcomes.append(outcome)
             console.print(stage_line(outcome), soft_wrap=True)
+    for table in summary_tables(outcomes, lake):
+        console.print(table)
+    if as_json:
+        click.echo(summary_json(outcomes, pipeline, lake))
+
+
+@contextmanager
+def _spark(app: str, master: str | None, pipeline: Pipeline) -> Iterator[SparkSession]:
+    """A session that is stopped at the end; that its process died is told in one line."""
+    spark = spark_session(app, master, stores_of(pipeline))
+    try:
+        yield spark
     except (Py4JNetworkError, ConnectionError) as error:
         raise EnvironmentFault(
             "Spark",
@@ -121,10 +131,6 @@ def _run_stages(
     finally:
         with suppress(Py4JNetworkError, ConnectionError):
             spark.stop()
-    for table in summary_tables(outcomes, lake):
-        console.print(table)
-    if as_json:
-        click.echo(summary_json(outcomes, pipeline, lake))
 
 
 _INCREMENTAL = (
@@ -209,6 +215,51 @@ def _chosen(stages: str | None) -> list[str]:
 
 
 @main.command()
+@click.option("--replay", is_flag=True, help="Judge the rows again, by today's contract and rules.")
+@click.option("--reason", help="Only rows with this reason.")
+@click.option("--limit", type=click.IntRange(min=0), help="Examples of each reason; 3 by default.")
+@_pipeline_command
+def quarantine(replay: bool, reason: str | None, limit: int | None, **options: Any) -> None:
+    """Show what is in quarantine, and why; or judge it again with --replay."""
+    from pipeline.operate.quarantine import EXAMPLES, listed, look_into, quarantine_grid
+
+    if replay:
+        _replay(reason=reason, limit=limit, **options)
+        return
+    pipeline = load_pipeline(options["pipeline_yaml"], options["overrides"])
+    table = Lake.of(pipeline).table("quarantine").snapshot()
+    found = look_into(table, pipeline, reason=reason, limit=EXAMPLES if limit is None else limit)
+    if options["as_json"]:
+        click.echo(json.dumps({"quarantine": listed(found)}))
+    else:
+        _console().print(quarantine_grid(found, pipeline))
+
+
+def _replay(
+    *,
+    reason: str | None,
+    limit: int | None,
+    pipeline_yaml: str,
+    overrides: Sequence[str],
+    master: str | None,
+    as_json: bool,
+) -> None:
+    from pipeline.clean.replay import replay
+
+    for option, value in (("--reason", reason), ("--limit", limit)):
+        if value is not None:
+            raise ConfigError(option, "means nothing with --replay: it takes all rows", "Omit it.")
+    pipeline = load_pipeline(pipeline_yaml, overrides)
+    lake = Lake.of(pipeline)
+    lake.table("quarantine").snapshot()  # before Spark starts: that there is none is told at once
+    with _spark(f"lakestorm replay {pipeline.name}", master, pipeline) as spark:
+        outcome = replay(spark, pipeline, lake)
+    _console(stderr=as_json).print(stage_line(outcome), soft_wrap=True)
+    if as_json:
+        click.echo(summary_json([outcome], pipeline, lake))
+
+
+@main.command()
 @click.option("--once", metavar="JOB", help="Run this job now, with its retries, and end.")
 @_pipeline_command
 def schedule(once: str | None, **options: Any) -> None:
@@ -246,7 +297,8 @@ def doctor(**options: Any) -> None:
 
 def _console(*, stderr: bool = False) -> Console:
     """Where tables are shown."""
-    console = Console(stderr=stderr, highlight=False)
+    # Else a column `id` in `required:id: 3` would be shown as a picture.
+    console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:  # a log has no width that tables must fit
         console.width = LOG_COLUMNS
     return console

@@ -26,6 +26,12 @@ def carried(pipeline: Pipeline) -> list[str]:
     return [*added, *pipeline.source.columns, *kept]
 
 
+def carried_contract(pipeline: Pipeline) -> dict[str, Column]:
+    """The columns of `carried`, as if the contract named all of them."""
+    ours = {ROW_ID: Column(type="string"), OTHER_COLUMNS: Column(type="map<string,string>")}
+    return {name: pipeline.source.columns.get(name) or ours[name] for name in carried(pipeline)}
+
+
 def typed(raw: DataFrame, columns: Mapping[str, Column], time_zone: str = "UTC") -> DataFrame:
     """Casts each column and notes what did not cast.
 
@@ -57,7 +63,7 @@ def typed(raw: DataFrame, columns: Mapping[str, Column], time_zone: str = "UTC")
             faults[f"required:{name}"] = absent & ~failed[name] if name in failed else absent
     entries = (F.when(it, _entry(raw, name)) for name, it in unreadable.items())
     texts = F.array_compact(F.array(*entries))
-    kept = [OTHER_COLUMNS] if OTHER_COLUMNS in raw.columns else []
+    kept = [name for name in (OTHER_COLUMNS,) if name in raw.columns and name not in columns]
     return raw.select(
         *(value.alias(name) for name, value in values.items()),
         *kept,

@@ -19,6 +19,10 @@ from pipeline.expressions import checked
 from pipeline.sources.formats import Rows
 from pipeline.sources.raw import FILE, POSITION, quoted
 
+# Spark's own formats end at the millisecond.
+_STAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
+JSON_TIMES = {"timestampFormat": f"{_STAMP}XXX", "timestampNTZFormat": _STAMP}
+"""Options under which times survive in the text that `quarantine` keeps."""
 PERIOD_PARTITIONS = 1_000
 """Of the shuffle that brings a period's rows together."""
 
@@ -27,7 +31,11 @@ def judged(spark: SparkSession, pipeline: Pipeline, subject: Rows) -> DataFrame:
     """All raw rows, typed, each with its verdict and reasons."""
     source = pipeline.source
     groups = [typed(raw, source.columns, source.time_zone) for raw in subject.frames(spark)]
-    frame = with_row_id(reduce(DataFrame.unionByName, groups), pipeline)
+    return judged_by_rules(with_row_id(reduce(DataFrame.unionByName, groups), pipeline), pipeline)
+
+
+def judged_by_rules(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
+    """Typed rows, each with its verdict and reasons: by the rules, and as duplicates of another."""
     frame = with_rules(frame, pipeline.clean.rules, carried(pipeline))
     frame = with_verdict(frame, pipeline.clean.rules)
     if pipeline.clean.dedupe is not None:
@@ -43,7 +51,9 @@ def accepted(
 ) -> DataFrame:
     """The accepted rows with the columns of the table `clean`, in no order."""
     frame = judged.where(F.col(VERDICT) == CLEAN).select(*map(quoted, carried(pipeline)))
-    for name, join in pipeline.clean.joins.items():
+    for name, described in pipeline.clean.joins.items():
+        # Its contract, with patterns written out.
+        join = described.model_copy(update={"columns": rights[name].files.columns})
         right = right_side(rights[name].frames(spark), join)
         require_joinable(frame, right, join, name)
         if join.asof is None:
@@ -79,10 +89,7 @@ def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
     )
 
 
-def as_json(contract: Sequence[str]) -> Column:
+def as_json(contract: Sequence[str | Column]) -> Column:
     """A raw row as the text that `quarantine` keeps."""
-    # Spark's own format ends at the millisecond.
-    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
-    return F.to_json(
-        F.struct(*map(quoted, contract)), {"ignoreNullFields": "false", "timestampFormat": stamp}
-    )
+    columns = (quoted(each) if isinstance(each, str) else each for each in contract)
+    return F.to_json(F.struct(*columns), {"ignoreNullFields": "false", **JSON_TIMES})

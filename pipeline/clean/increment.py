@@ -13,41 +13,33 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, reduce
 from pathlib import Path
 
 from py4j.protocol import Py4JJavaError
-from pyspark import StorageLevel
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, query_id, spark_path
-from pipeline.clean.contract import carried
+from pipeline.clean.continuity import SETTINGS, settings_notes
 from pipeline.clean.followed import SourceTable
-from pipeline.clean.frames import accepted, arranged, judged, rejected
+from pipeline.clean.frames import judged
 from pipeline.clean.inputs import Inputs, laid_out, with_contract_of
+from pipeline.clean.merge import Merged, merge
 from pipeline.clean.partitions import partitions_by_size, whole_files
-from pipeline.clean.quality import (
-    Counts,
-    counts_of,
-    observed_columns,
-    observed_verdicts,
-    quality_rows,
-)
+from pipeline.clean.pending import settle
+from pipeline.clean.quality import Counts, counts_of, quality_rows
 from pipeline.clean.stage import (
     REMARKS,
-    WRITER,
     count_notes,
     create_tables,
     outcome_of,
     refuse_failed_rules,
     require_exact,
 )
-from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
-from pipeline.clean.verdict import once_counted
-from pipeline.config import Dedupe, Pipeline
+from pipeline.config import Pipeline
 from pipeline.errors import (
     CommitConflictError,
     ConfigError,
@@ -58,6 +50,7 @@ from pipeline.errors import (
 from pipeline.lake import (
     COUNTS,
     RUN,
+    WRITER,
     DataFile,
     Lake,
     Snapshot,
@@ -65,7 +58,6 @@ from pipeline.lake import (
     Transaction,
     alone,
     commit,
-    fingerprint,
 )
 from pipeline.outcome import Outcome
 from pipeline.sources.formats import endings_of, format_of, open_rows
@@ -74,7 +66,6 @@ from pipeline.stores.folder import folder_of
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "lakestorm.clean_settings"
 MENDED = "lakestorm.mended_files"
 """Commits note under this key files that were written again after Spark found them, and before any
 row of them was committed: path to time of change in ms."""
@@ -161,20 +152,6 @@ class _Batch:
     """`clean` as it is; None where nothing of it stays."""
 
 
-@dataclass
-class _Merged:
-    """What a batch makes of what is there."""
-
-    good: DataFrame
-    bad: DataFrame
-    of_rows: Observation
-    of_columns: Observation
-    periods: set[str | None] = field(default_factory=set)
-    """Of `clean`, that are written again."""
-    gone: int = 0
-    """Rows of `clean` that the batch corrects."""
-
-
 class _Increment:
     """One run of the query over all files that are new."""
 
@@ -192,13 +169,7 @@ class _Increment:
         self._checkpoint = checkpoint
         self._rebuild = rebuild
         self._fault: BaseException | None = None
-        self._settings = fingerprint(
-            contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
-            # Not where the files lie: a lake may be moved.
-            settings=pipeline.clean.model_dump(
-                mode="json", exclude={"joins": {name: {"path"} for name in pipeline.clean.joins}}
-            ),
-        )
+        self._settings = settings_notes(pipeline)
         self.files = 0
         self.rows = 0
         self.note = ""
@@ -233,7 +204,13 @@ class _Increment:
             raise LakeError(
                 "table clean", "was taken back to an earlier version: it lacks files read", remedy
             )
-        if clean.last_note(SETTINGS) != self._settings:
+        if not settle(self._tables):
+            raise LakeError(
+                "tables clean and quarantine",
+                "are not of the same replay: one of them was taken back to an earlier version",
+                remedy,
+            )
+        if clean.last_note(SETTINGS) != self._settings[SETTINGS]:
             raise LakeError(
                 "table clean", "was written under another contract or other rules", remedy
             )
@@ -246,7 +223,7 @@ class _Increment:
                 f"was written by {writer}, so which versions of the source it holds is not known",
                 remedy,
             )
-        if self._tables["clean"].last_note(SETTINGS) != self._settings:
+        if self._tables["clean"].last_note(SETTINGS) != self._settings[SETTINGS]:
             raise LakeError(
                 "table clean", "was written under another contract or other rules", remedy
             )
@@ -380,7 +357,7 @@ class _Increment:
             return
         before = self._tables["clean"].snapshot() if own and not anew else None
         batch = _Batch(number, inputs.only(new), before)
-        notes = {WRITER: self._app, SETTINGS: self._settings, **self._mended(new.files)}
+        notes = {WRITER: self._app, **self._settings, **self._mended(new.files)}
         notes[REMARKS] = json.dumps(inputs.notes)
         stored_bytes = new.bytes
         if before is not None:
@@ -429,7 +406,6 @@ class _Merge:
         self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], batch: _Batch
     ) -> None:
         self._spark, self._pipeline, self._tables, self._batch = spark, pipeline, tables, batch
-        self._contract = carried(pipeline)
         self._period = pipeline.clean.period.column
 
     def commit(self, app: str, notes: Mapping[str, str]) -> int:
@@ -443,7 +419,14 @@ class _Merge:
 
     def _commit(self, app: str, notes: Mapping[str, str], kept: list[DataFrame]) -> int:
         pipeline, batch, tables = self._pipeline, self._batch, self._tables
-        merged = self._merged(kept)
+        merged = merge(
+            self._spark,
+            pipeline,
+            judged(self._spark, pipeline, batch.inputs.subject),
+            before=batch.before,
+            rights=batch.inputs.rights,
+            kept=kept,
+        )
         create_tables(pipeline, tables, clean=merged.good, quarantine=merged.bad)
         with (
             tables["quarantine"].attempt() as reject,
@@ -488,48 +471,6 @@ class _Merge:
             )
         return counts.raw
 
-    def _merged(self, kept: list[DataFrame]) -> _Merged:
-        """The batch beside what is there: what is accepted, what rejected, what written again."""
-        pipeline, inputs, before = self._pipeline, self._batch.inputs, self._batch.before
-        of_rows, of_columns = Observation(), Observation()
-        rows = judged(self._spark, pipeline, inputs.subject)
-        dedupe = pipeline.clean.dedupe if before is not None and before.files else None
-        if before is not None and dedupe is not None:
-            rows = against(rows, before.dataframe(self._spark), dedupe)
-        rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
-        rows = self._keep(once_counted(rows, pipeline.clean.rules), kept)
-        good = observed_columns(accepted(self._spark, pipeline, rows, inputs.rights), of_columns)
-        merged = _Merged(good, rejected(rows, self._contract), of_rows, of_columns)
-        if before is not None and dedupe is not None:
-            merged.gone = corrections(rows).count()
-            if merged.gone:
-                self._correct(merged, rows, before, dedupe, kept)
-        merged.good = arranged(merged.good, pipeline)
-        return merged
-
-    def _correct(
-        self,
-        merged: _Merged,
-        rows: DataFrame,
-        before: Snapshot,
-        dedupe: Dedupe,
-        kept: list[DataFrame],
-    ) -> None:
-        """Takes rows that the batch corrects out of `clean`: their periods are written again."""
-        present = before.dataframe(self._spark)
-        gone = self._keep(corrected(rows, present, dedupe), kept)
-        # The names of periods, no rows.
-        merged.periods = {row[0] for row in gone.select(self._period).distinct().collect()}
-        rejects = quarantined(gone, self._contract, f"clean@{before.version}")
-        merged.bad = merged.bad.unionByName(rejects)
-        touched = before.select(**{self._period: merged.periods}).dataframe(self._spark)
-        merged.good = merged.good.unionByName(remaining(rows, touched, dedupe))
-
-    def _keep(self, frame: DataFrame, kept: list[DataFrame]) -> DataFrame:
-        """On local disk, whatever the memory: several tables come from one pass."""
-        kept.append(frame.persist(StorageLevel.DISK_ONLY))
-        return kept[-1]
-
     def _totals(self, counts: Mapping[str, int], gone: int) -> dict[str, int]:
         """Counts of all batches so far, so that they stand for the tables as they will be."""
         before: dict[str, int] = {}
@@ -547,7 +488,7 @@ class _Merge:
     def _require_exact(
         self,
         counts: Counts,
-        merged: _Merged,
+        merged: Merged,
         *,
         good: Sequence[DataFile],
         bad: Sequence[DataFile],

@@ -35,10 +35,7 @@ class Inputs:
         """What there is; raises as `open_rows` and `Rows.matches` do."""
         _require_positions(pipeline)
         subject = open_rows(spark, pipeline.source, "source", pipeline.storage)
-        rights = {
-            name: open_rows(spark, join, f"clean.joins.{name}", pipeline.storage)
-            for name, join in pipeline.clean.joins.items()
-        }
+        rights = right_sides(spark, pipeline)
         notes = [*_patterns_matched(pipeline.source, subject.files), *_policies_applied(subject)]
         return cls(_with_contracts(pipeline, subject, rights), subject, rights, tuple(notes))
 
@@ -62,6 +59,14 @@ class Inputs:
             contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
             settings=pipeline.clean.model_dump(mode="json"),
         )
+
+
+def right_sides(spark: SparkSession, pipeline: Pipeline) -> dict[str, Rows]:
+    """The raw rows of each right side of a join; raises as `open_rows` does."""
+    return {
+        name: open_rows(spark, join, f"clean.joins.{name}", pipeline.storage)
+        for name, join in pipeline.clean.joins.items()
+    }
 
 
 def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:

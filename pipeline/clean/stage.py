@@ -14,6 +14,7 @@ from pipeline.clean.contract import carried
 from pipeline.clean.frames import accepted, arranged, judged, rejected
 from pipeline.clean.inputs import Inputs, laid_out
 from pipeline.clean.partitions import partitions_by_size, whole_files
+from pipeline.clean.pending import settle
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
@@ -25,14 +26,12 @@ from pipeline.clean.quality import (
 from pipeline.clean.verdict import once_counted
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, RuleError
-from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit
+from pipeline.lake import COUNTS, RUN, WRITER, Lake, Table, Transaction, commit
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 
-WRITER = "lakestorm.writer"
-"""Commits of `clean` note under this key which app they are of: see `increment.py`."""
 REMARKS = "lakestorm.remarks"
-"""And under this one what the policies for columns did."""
+"""Commits of `clean` note under this key what the policies for columns did."""
 
 
 def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
@@ -57,13 +56,15 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     run = inputs.fingerprint(pipeline)
     app = f"clean/{pipeline.name}"
     tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
+    agree = settle(tables)
     numbers = {name: table.transaction_version(app) or 0 for name, table in tables.items()}
     newest = max(numbers.values())
-    if newest and set(numbers.values()) == {newest} and tables["clean"].last_note(RUN) == run:
+    done = agree and newest and set(numbers.values()) == {newest}
+    if done and tables["clean"].last_note(RUN) == run:
         return outcome_of(tables["clean"], time.monotonic() - started, unchanged=True)
     # A run that stopped between its commits is finished under its own number.
-    unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
-    transaction = Transaction(app, newest if unfinished else newest + 1)
+    begun = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
+    transaction = Transaction(app, newest if begun and agree else newest + 1)
     with partitions_by_size(spark, inputs.subject.found.bytes), whole_files(spark, pipeline):
         _write(spark, inputs, tables=tables, run=run, transaction=transaction)
     return outcome_of(tables["clean"], time.monotonic() - started, unchanged=False)

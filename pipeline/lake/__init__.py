@@ -12,7 +12,7 @@ from pipeline.lake.backlog import Backlog, backlog
 from pipeline.lake.changes import Changes, changes, data_version
 from pipeline.lake.compaction import ROWS_PER_ROW_GROUP, TARGET_BYTES, Compacted, compact
 from pipeline.lake.files import DataFile, data_file
-from pipeline.lake.fingerprint import COUNTS, RUN, fingerprint
+from pipeline.lake.fingerprint import COUNTS, RUN, WRITER, fingerprint
 from pipeline.lake.restoring import restore
 from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Between, Snapshot
@@ -31,6 +31,7 @@ __all__ = [
     "ROWS_PER_ROW_GROUP",
     "RUN",
     "TARGET_BYTES",
+    "WRITER",
     "Attempt",
     "Backlog",
     "Between",

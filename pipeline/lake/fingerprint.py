@@ -10,6 +10,9 @@ from typing import Any
 RUN = "lakestorm.run"
 # And under this one its row counts as JSON, so that a run with nothing to do can tell them.
 COUNTS = "lakestorm.counts"
+# Commits of `clean` and `quarantine` note under this one which app they are of: a full run's or a
+# query's.
+WRITER = "lakestorm.writer"
 
 
 def fingerprint(**parts: Any) -> str:
