@@ -50,14 +50,27 @@ def read(path: Path, kind: Format) -> list[Row] | None:
 def _parquet(path: Path) -> list[Row] | None:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True)
-        groups = [file.read_row_group(place).to_pylist() for place in range(file.num_row_groups)]
-        return [row for group in groups for row in group]
-    except (OSError, pa.ArrowException, ValueError, KeyError, OverflowError):
+        groups = [file.read_row_group(place) for place in range(file.num_row_groups)]
+        return [row for group in groups for row in _rows(group)]
+    except (OSError, pa.ArrowException, ValueError, KeyError):
         pass
     try:
         return list(pl.read_parquet(path).to_dicts())
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
         return None
+
+
+def _rows(table: pa.Table) -> list[Row]:
+    """The rows of a table; a cell for which Python has no value is `FAULT`."""
+    cells = [[_cell(cell) for cell in column] for column in table.columns]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*cells, strict=True)]
+
+
+def _cell(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except (OverflowError, ValueError):  # a year after 9999, or bytes that are no UTF-8
+        return FAULT
 
 
 def _csv(path: Path) -> list[Row] | None:
@@ -149,9 +162,11 @@ def cast(raw: Any, column: str) -> Any:
 
 
 def _whole(raw: Any, bits: int) -> Any:
+    if isinstance(raw, bool):
+        return int(raw)
     number = _double(raw)
-    if number is None or number is FAULT or isinstance(raw, bool):
-        return number if not isinstance(raw, bool) else FAULT
+    if number is None or number is FAULT:
+        return number
     if isinstance(raw, str):
         if not _WHOLE.fullmatch(raw.strip()):
             return FAULT
@@ -161,8 +176,6 @@ def _whole(raw: Any, bits: int) -> Any:
 
 
 def _double(raw: Any) -> Any:
-    if isinstance(raw, bool):
-        return FAULT
     try:
         number = float(raw)
     except (TypeError, ValueError, OverflowError):
