@@ -17,6 +17,13 @@ from pipeline.sources.raw import FILE, MALFORMED, POSITION, quoted
 
 REASONS = "_reasons"
 UNREADABLE = "_unreadable"
+# Spark's own formats end at the millisecond.
+JSON_OPTIONS = {
+    "ignoreNullFields": "false",
+    "timestampFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX",
+    "timestampNTZFormat": "yyyy-MM-dd'T'HH:mm:ss.SSSSSS",
+}
+"""How a row is written as JSON, so that rows that differ have texts that differ."""
 
 
 def carried(pipeline: Pipeline) -> list[str]:
@@ -77,7 +84,7 @@ def with_row_id(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
     else:
         # By the raw text of what did not cast: rows are equal only if all of them is.
         content = F.struct(*map(quoted, pipeline.source.columns), F.col(UNREADABLE))
-        value = F.sha2(F.to_json(content, {"ignoreNullFields": "false"}), 256)
+        value = F.sha2(F.to_json(content, JSON_OPTIONS), 256)
     return frame.withColumn(ROW_ID, value)
 
 
@@ -99,7 +106,7 @@ def _entry(raw: DataFrame, column: str) -> SparkColumn:
     """A column's name and text, for the map `UNREADABLE`."""
     value, kind = quoted(column), raw.schema[column].dataType
     if isinstance(kind, ArrayType | MapType | StructType):
-        text = F.to_json(value)
+        text = F.to_json(value, JSON_OPTIONS)
     else:
         text = F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
     return F.struct(F.lit(column).alias("key"), text.alias("value"))

@@ -8,7 +8,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline.clean.contract import REASONS, UNREADABLE, carried, typed, with_row_id
+from pipeline.clean.contract import JSON_OPTIONS, REASONS, UNREADABLE, carried, typed, with_row_id
 from pipeline.clean.joins import joined, require_joinable, right_side
 from pipeline.clean.rules import with_rules
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
@@ -77,8 +77,4 @@ def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
 
 def as_json(contract: Sequence[str]) -> Column:
     """A raw row as the text that `quarantine` keeps."""
-    # Spark's own format ends at the millisecond.
-    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
-    return F.to_json(
-        F.struct(*map(quoted, contract)), {"ignoreNullFields": "false", "timestampFormat": stamp}
-    )
+    return F.to_json(F.struct(*map(quoted, contract)), JSON_OPTIONS)
