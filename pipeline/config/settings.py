@@ -51,7 +51,8 @@ class Settings(BaseModel):
         dumped: dict[str, Any] = dump(self)
         for name in self.added:
             if getattr(self, name) == type(self).model_fields[name].get_default():
-                dumped.pop(name, None)
+                for key in (name, type(self).model_fields[name].alias):
+                    dumped.pop(key, None)
         return dumped
 
 

@@ -99,7 +99,7 @@ class Job:
         """Puts the job into its folder, where the workers read it; returns the file."""
         path = self.folder / _FILE
         content = {
-            "pipeline": self.pipeline.model_dump(mode="json"),
+            "pipeline": self.pipeline.model_dump(mode="json", by_alias=True),  # as YAML spells it
             "lake": self.lake.root,
             "storage": self.lake.storage.model_dump(mode="json"),
             "spec": json.loads(self.spec.to_json()),
