@@ -50,9 +50,10 @@ class Settings(BaseModel):
     def _without_added_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = dump(self)
         for name in self.added:
-            if getattr(self, name) == type(self).model_fields[name].get_default():
-                for key in (name, type(self).model_fields[name].alias):
-                    dumped.pop(key, None)
+            field = type(self).model_fields[name]
+            if getattr(self, name) == field.get_default():
+                dumped.pop(name, None)
+                dumped.pop(field.alias or name, None)
         return dumped
 
 
