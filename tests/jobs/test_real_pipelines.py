@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -26,44 +27,16 @@ pytestmark = pytest.mark.skipif(not HERE, reason="the shared data is not here")
 SEED = 13
 
 
+@dataclass(frozen=True)
 class Truth:
-    """What becomes of raw rows by a table of their faults, made with Polars alone.
+    """What becomes of raw rows, found with Polars alone."""
 
-    Args:
-        raw: Raw rows in the file's order, with a boolean column for each reason.
-        quarantining: Reasons that quarantine a row.
-        dropping: Reasons that drop a row that is not quarantined; the first one counts.
-        same: Columns that make a row that is left a copy of another, of which the last one stays.
-    """
-
-    def __init__(
-        self,
-        raw: pl.DataFrame,
-        *,
-        quarantining: Sequence[str],
-        dropping: Sequence[str],
-        same: Sequence[str] = (),
-    ) -> None:
-        every = [*quarantining, *dropping]
-        named = [pl.when(reason).then(pl.lit(reason)) for reason in every]
-        raw = raw.with_row_index("position").with_columns(
-            col("position").cast(pl.Int64),
-            reasons=pl.concat_list(named).list.drop_nulls(),
-        )
-        bad = pl.any_horizontal(quarantining)
-        left = raw.filter(~bad)
-        self.dropped = Counter(
-            left.select(pl.coalesce([named[every.index(d)] for d in dropping]))
-            .to_series()
-            .drop_nulls()
-        )
-        left = left.filter(~pl.any_horizontal(dropping))
-        kept = left.unique(same, keep="last", maintain_order=True) if same else left
-        copies = left.join(kept, on="position", how="anti")
-        copies = copies.with_columns(reasons=pl.lit(["duplicate"]))
-        columns = ["position", "reasons"]
-        self.quarantine = pl.concat([raw.filter(bad).select(columns), copies.select(columns)])
-        self.clean = kept
+    clean: pl.DataFrame
+    """Raw rows that are accepted, with their position in the file."""
+    quarantine: pl.DataFrame
+    """Position and reasons of the rows that are rejected."""
+    dropped: Counter[str]
+    """Rows dropped by the first reason of each."""
 
     def counts(self) -> dict[str, int]:
         """Rows by reason, named as stage clean names them."""
@@ -73,35 +46,57 @@ class Truth:
         }
 
 
-def flights(raw: pl.DataFrame) -> Truth:
-    faults = raw.with_columns(
-        (~col("delay").is_between(-120, 1379)).alias("rule:delay_is_plausible"),
-        (col("origin") == col("destination")).alias("rule:flight_goes_somewhere"),
+def truth_of(
+    raw: pl.DataFrame,
+    *,
+    quarantining: Mapping[str, pl.Expr],
+    dropping: Mapping[str, pl.Expr],
+    same: Sequence[str] = (),
+) -> Truth:
+    """Sorts raw rows.
+
+    Args:
+        raw: Raw rows in the file's order.
+        quarantining: Reasons that quarantine a row.
+        dropping: Reasons that drop a row that is not quarantined.
+        same: Columns by which an accepted row is a copy of another; the last of them stays.
+    """
+    faults = {**quarantining, **dropping}
+    named = [pl.when(fault).then(pl.lit(name)) for name, fault in faults.items()]
+    rows = raw.with_columns(
+        position=pl.int_range(pl.len()), reasons=pl.concat_list(named).list.drop_nulls()
     )
-    return Truth(
-        faults,
-        quarantining=["rule:delay_is_plausible"],
-        dropping=["rule:flight_goes_somewhere"],
+    is_bad = col("reasons").list.set_intersection([*quarantining]).list.len() > 0
+    bad, left = rows.filter(is_bad), rows.filter(~is_bad)
+    gone = left.filter(col("reasons").list.len() > 0)
+    left = left.filter(col("reasons").list.len() == 0)
+    kept = left.unique(same, keep="last") if same else left
+    copies = left.join(kept, on="position", how="anti").with_columns(reasons=pl.lit(["duplicate"]))
+    quarantine = pl.concat([bad, copies]).select("position", "reasons")
+    return Truth(kept, quarantine, Counter(gone["reasons"].list.first().to_list()))
+
+
+def flights(raw: pl.DataFrame) -> Truth:
+    return truth_of(
+        raw,
+        quarantining={"rule:delay_is_plausible": ~col("delay").is_between(-120, 1379)},
+        dropping={"rule:flight_goes_somewhere": col("origin") == col("destination")},
     )
 
 
 def retail(raw: pl.DataFrame) -> Truth:
     returned = col("InvoiceNo").str.head(1) == "C"
-    code = col("StockCode")
+    code, pieces = col("StockCode"), col("Quantity")
     goods = code.str.contains(r"^\d\d\d\d\d") | code.str.head(4).is_in(["DCGS", "PADS"])
-    faults = {
-        "required:customer_id": col("CustomerID").is_null(),
-        "rule:price_is_positive": col("UnitPrice") <= 0,
-        "rule:quantity_is_positive": (col("Quantity") <= 0) & ~returned,
-        "rule:quantity_is_plausible": (col("Quantity") >= 10000) | (col("Quantity") <= -10000),
-        "rule:invoice_is_a_sale": returned,
-        "rule:line_is_an_article": ~goods,
-    }
-    reasons = list(faults)
-    return Truth(
-        raw.with_columns(**faults),
-        quarantining=reasons[:4],
-        dropping=reasons[4:],
+    return truth_of(
+        raw,
+        quarantining={
+            "required:customer_id": col("CustomerID").is_null(),
+            "rule:price_is_positive": col("UnitPrice") <= 0,
+            "rule:quantity_is_positive": (pieces <= 0) & ~returned,
+            "rule:quantity_is_plausible": (pieces >= 10_000) | (pieces <= -10_000),
+        },
+        dropping={"rule:invoice_is_a_sale": returned, "rule:line_is_an_article": ~goods},
         same=raw.columns,
     )
 
@@ -138,17 +133,16 @@ def flights_agree(spark: SparkSession, lake: Lake, source: Path) -> Truth:
         done.counts["warned distance_is_flown_by_airlines"]
         == truth.clean.filter(col("distance") < 50).height
     )
-    ids = truth.clean.select(
+    rows = truth.clean.select(
         row_id=pl.format(source.name + "#{}", "position"),
         departure="date",
         delay=col("delay").cast(pl.Int32),
         distance=col("distance").cast(pl.Int32),
         origin="origin",
         destination="destination",
+        period=(col("date") - pl.duration(minutes=1)).dt.strftime("%Y-%m"),
     )
-    assert_frame_equal(good.select(ids.columns), ids, check_row_order=False)
-    months = (truth.clean["date"] - pl.duration(minutes=1)).dt.strftime("%Y-%m")
-    assert Counter(good["period"].to_list()) == Counter(months.to_list())
+    assert_frame_equal(good.select(rows.columns), rows, check_row_order=False)
     return truth
 
 
