@@ -185,7 +185,7 @@ def test_some_flights_are_cleaned_as_polars_would(
     chosen = col("index").is_in(some.implode()) | (col("delay").abs() > 1_000)
     raw.filter(chosen).drop("index").write_parquet(tmp_path / "flights.parquet")
     truth = flights_agree(spark, lake, tmp_path / "flights.parquet")
-    assert truth.quarantine.height == 34  # all but the one that was 212 minutes early
+    assert truth.quarantine.height == 33  # all but the two that were 212 and 953 minutes early
 
 
 @pytest.mark.long
