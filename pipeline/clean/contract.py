@@ -13,7 +13,7 @@ from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
 from pipeline.clean.casts import cast
 from pipeline.config import OTHER_COLUMNS, ROW_ID, Column, Pipeline
-from pipeline.sources.raw import FILE, MALFORMED, POSITION, quoted
+from pipeline.sources.raw import FILE, JSON_OPTIONS, MALFORMED, POSITION, quoted
 
 REASONS = "_reasons"
 UNREADABLE = "_unreadable"
@@ -82,8 +82,9 @@ def with_row_id(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
         value = F.concat(F.col(FILE), F.lit("#"), F.col(POSITION))
     else:
         # By the raw text of what did not cast: rows are equal only if all of them is.
-        content = F.struct(*map(quoted, pipeline.source.columns), F.col(UNREADABLE))
-        value = F.sha2(F.to_json(content, {"ignoreNullFields": "false"}), 256)
+        raw = [name for name in carried(pipeline) if name != ROW_ID]
+        content = F.struct(*map(quoted, raw), F.col(UNREADABLE))
+        value = F.sha2(F.to_json(content, JSON_OPTIONS), 256)
     return frame.withColumn(ROW_ID, value)
 
 
@@ -105,7 +106,7 @@ def _entry(raw: DataFrame, column: str) -> SparkColumn:
     """A column's name and text, for the map `UNREADABLE`."""
     value, kind = quoted(column), raw.schema[column].dataType
     if isinstance(kind, ArrayType | MapType | StructType):
-        text = F.to_json(value)
+        text = F.to_json(value, JSON_OPTIONS)
     else:
         text = F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
         text = F.make_valid_utf8(text)  # what is invalid may be why it is here

@@ -17,12 +17,8 @@ from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
 from pipeline.sources.formats import Rows
-from pipeline.sources.raw import FILE, POSITION, quoted
+from pipeline.sources.raw import FILE, JSON_OPTIONS, POSITION, quoted
 
-# Spark's own formats end at the millisecond.
-_STAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
-JSON_TIMES = {"timestampFormat": f"{_STAMP}XXX", "timestampNTZFormat": _STAMP}
-"""Options under which times survive in the text that `quarantine` keeps."""
 PERIOD_PARTITIONS = 1_000
 """Of the shuffle that brings a period's rows together."""
 
@@ -92,4 +88,4 @@ def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
 def as_json(contract: Sequence[str | Column]) -> Column:
     """A raw row as the text that `quarantine` keeps."""
     columns = (quoted(each) if isinstance(each, str) else each for each in contract)
-    return F.to_json(F.struct(*columns), {"ignoreNullFields": "false", **JSON_TIMES})
+    return F.to_json(F.struct(*columns), JSON_OPTIONS)

@@ -18,10 +18,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
-from pipeline.clean.frames import JSON_TIMES, as_json
+from pipeline.clean.frames import as_json
 from pipeline.config import Column
 from pipeline.config.types import Decimal, is_nested
-from pipeline.sources.raw import FILE, MALFORMED, POSITION
+from pipeline.sources.raw import FILE, JSON_TIMES, MALFORMED, POSITION
 
 STAYS = "_stays"
 """Why a row cannot be judged again; null where it can."""

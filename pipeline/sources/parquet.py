@@ -24,6 +24,7 @@ from pipeline.sources.matching import Match, match
 from pipeline.sources.places import find
 from pipeline.sources.raw import (
     FILE,
+    JSON_OPTIONS,
     MALFORMED,
     POSITION,
     Found,
@@ -233,7 +234,7 @@ def other_columns(values: Mapping[str, Column], schema: StructType) -> Column:
 def _as_text(value: Column, schema: StructType, name: str) -> Column:
     kind = schema[name].dataType if name in schema.names else None
     if isinstance(kind, ArrayType | MapType | StructType):
-        return F.to_json(value)
+        return F.to_json(value, JSON_OPTIONS)
     return F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
 
 

@@ -64,10 +64,16 @@ def find(files: Files, setting: str, endings: Sequence[str], storage: Storage) -
 def _nothing_there(path: str, files: Files, setting: str, endings: Sequence[str]) -> SourceError:
     return SourceError(
         f"{setting}.path",
-        f"there is no {files.format} file in {path}",
+        f"there is no {files.format} file in {path}{_missing(path)}",
         f"Put the raw files there (named {', '.join(f'*{each}' for each in endings)}), or set the "
         "path to where they are.",
     )
+
+
+def _missing(path: str) -> str:
+    fixed, pattern = split_pattern(path)
+    is_there = address_of(fixed) is not None or pattern is not None or Path(fixed).exists()
+    return "" if is_there else ", which does not exist"
 
 
 def stores_of(pipeline: Pipeline) -> list[Hadoop]:

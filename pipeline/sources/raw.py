@@ -23,6 +23,12 @@ from pipeline.lake.snapshot import unescaped
 FILE = "_source_file"
 POSITION = "_source_position"
 MALFORMED = "_malformed"
+# Spark's own formats end at the millisecond.
+_STAMP = "yyyy-MM-dd'T'HH:mm:ss.SSSSSS"
+JSON_TIMES = {"timestampFormat": f"{_STAMP}XXX", "timestampNTZFormat": _STAMP}
+"""Options of Spark's JSON under which times survive."""
+JSON_OPTIONS = {"ignoreNullFields": "false", **JSON_TIMES}
+"""How values are written as JSON, so that those that differ have texts that differ."""
 PARTITION_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 

@@ -39,9 +39,10 @@ def work(path: str) -> None:
         SystemExit: It ended early; the report tells why.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    job = Job.read(Path(path))
     rank = int(os.environ.get("RANK", "0"))
-    with reporting(job.folder, rank):
+    # The job's folder: a file that cannot be read is a fault to report, too.
+    with reporting(Path(path).parent, rank):
+        job = Job.read(Path(path))
         begin_attempt(job.folder, rank, job.pipeline.train.max_restarts)
         device = choose_device(job.pipeline.train.device)
         with joined(device, job.pipeline.train.hang_seconds) as ranks:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from pyspark.sql import SparkSession
@@ -306,6 +308,33 @@ def test_rows_of_equal_content_have_one_id_and_are_duplicates(
     done = clean(spark, pipeline, lake)
     assert done.counts == {"quarantine duplicate": 3}
     assert ids(lake, "clean") == Counter(range(15))
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "timestamp_ntz"])
+def test_rows_a_microsecond_apart_are_not_equal(
+    spark: SparkSession, tmp_path: Path, kind: str
+) -> None:
+    first = datetime(2013, 1, 1, 12, 30, 15, 123456)  # noqa: DTZ001
+    times = [first + timedelta(microseconds=past) for past in (0, 1, 1, 2)]
+    raw = pa.table({**rows(0, 1).to_pydict(), "id": [0]}).take([0] * 4)
+    raw = raw.append_column("at", pa.array(times, pa.timestamp("us")))
+    (tmp_path / "raw").mkdir()
+    pq.write_table(raw, tmp_path / "raw" / "a.parquet")
+    columns = {**examples.BASE["source"]["columns"], "at": {"type": kind}}
+    pipeline = examples.pipeline(
+        tmp_path,
+        {
+            "source.columns": columns,
+            "clean.row_id": "content",
+            "features.keys": "auto",
+            "clean.dedupe": {"keys": ["row_id"]},
+        },
+    )
+    lake = Lake(pipeline.lake)
+    assert clean(spark, pipeline, lake).counts == {"quarantine duplicate": 1}
+    found = table(lake, "clean")["at"].dt.replace_time_zone(None)
+    assert sorted(found) == [times[0], times[1], times[3]]
+    assert "2013-01-01T12:30:15.123457" in table(lake, "quarantine")["row"].item()
 
 
 def test_files_of_a_delta_table_give_no_positions(spark: SparkSession, tmp_path: Path) -> None:
