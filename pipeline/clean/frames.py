@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline.clean.contract import REASONS, UNREADABLE, typed
+from pipeline.clean.contract import REASONS, typed
 from pipeline.clean.joins import joined, require_joinable, right_side
 from pipeline.clean.raw import FILE, POSITION, RawFile, read_files
 from pipeline.clean.rules import with_rules
+from pipeline.clean.sensitive import Redaction
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
@@ -44,7 +45,7 @@ def accepted(
     frame = judged.where(F.col(VERDICT) == CLEAN).select(*pipeline.source.columns)
     for name, join in pipeline.clean.joins.items():
         right = right_side(read_files(spark, join, rights[name]), join)
-        require_joinable(frame, right, join, name)
+        require_joinable(frame, right, join, name, pipeline.is_sensitive)
         frame = joined(frame, right, join)
     period = pipeline.clean.period
     value = checked(frame, period.expression, "clean.period.expression", ConfigError).column
@@ -64,19 +65,12 @@ def arranged(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
     return spread.sortWithinPartitions(period, *order)
 
 
-def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
+def rejected(judged: DataFrame, contract: Sequence[str], redaction: Redaction) -> DataFrame:
     """The rejected rows with the columns of the table `quarantine`."""
     return judged.where(F.col(VERDICT) == QUARANTINE).select(
         F.col(FILE).alias("source_file"),
         F.col(POSITION).alias("source_position"),
         F.col(REASONS).alias("reasons"),
-        as_json(contract).alias("row"),
-        F.to_json(UNREADABLE).alias("unreadable"),
+        redaction.of_row(judged.schema, contract).alias("row"),
+        redaction.of_unreadable(contract).alias("unreadable"),
     )
-
-
-def as_json(contract: Sequence[str]) -> Column:
-    """A raw row as the text that `quarantine` keeps."""
-    # Spark's own format ends at the millisecond.
-    stamp = "yyyy-MM-dd'T'HH:mm:ss.SSSSSSXXX"
-    return F.to_json(F.struct(*contract), {"ignoreNullFields": "false", "timestampFormat": stamp})

@@ -28,28 +28,33 @@ from pipeline.clean.partitions import partitions_by_size
 from pipeline.clean.quality import (
     Counts,
     counts_of,
-    observed_columns,
     observed_verdicts,
     quality_rows,
 )
 from pipeline.clean.raw import ENDINGS, RawFile, rows_by_footers
+from pipeline.clean.sensitive import Redaction
 from pipeline.clean.stage import (
     WRITER,
     Found,
     count_notes,
     create_tables,
+    hidden_columns,
     laid_out,
     outcome_of,
+    profiled,
     refuse_failed_rules,
     require_exact,
 )
 from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
+from pipeline.clean.table_judge import WARNINGS, TableJudge, stale_rules, warnings_of
+from pipeline.clean.table_rules import Rights, with_table_rules
 from pipeline.clean.verdict import once_counted
 from pipeline.config import Dedupe, Pipeline
 from pipeline.errors import CommitConflictError, LakeError, LakestormError, SourceError
 from pipeline.lake import (
     COUNTS,
     RUN,
+    WITHOUT_BOUNDS,
     DataFile,
     Lake,
     Snapshot,
@@ -73,7 +78,12 @@ _ANY_AGE = "36500d"
 
 
 def clean_increment(
-    spark: SparkSession, pipeline: Pipeline, lake: Lake, *, rebuild: bool = False
+    spark: SparkSession,
+    pipeline: Pipeline,
+    lake: Lake,
+    *,
+    rebuild: bool = False,
+    now: datetime | None = None,
 ) -> Outcome:
     """Cleans the raw files that came since the last time, and adds them to the three tables.
 
@@ -85,6 +95,7 @@ def clean_increment(
         pipeline: The description.
         lake: Where the tables are.
         rebuild: Begins anew: all files are read, and the tables replaced.
+        now: Time of the run, in UTC, as for `clean`.
 
     Returns:
         Rows of all batches so far; unchanged where no file came.
@@ -93,7 +104,7 @@ def clean_increment(
         LakestormError: As `clean`; and where the tables were written by anything else, or under
             other settings, or a file was changed after it was read.
     """
-    started = time.monotonic()
+    started, now = time.monotonic(), now or datetime.now(UTC)
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
     folder = lake.work("ingest", pipeline.name)
@@ -106,15 +117,17 @@ def clean_increment(
         checkpoint = folder / "checkpoint"
         if rebuild:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        increment = _Increment(spark, pipeline, lake, checkpoint, rebuild=rebuild)
+        increment = _Increment(spark, pipeline, lake, checkpoint, rebuild=rebuild, now=now)
         increment.require_continuable()
         increment.run()
+    stale = {} if increment.files else increment.stale()
     new = f"{increment.files} new files, {increment.rows:,} rows"
     return outcome_of(
         lake.table("clean"),
         time.monotonic() - started,
         unchanged=not increment.files,
         note=new if increment.files else "no new file",
+        stale=stale,
     )
 
 
@@ -132,6 +145,10 @@ class _Batch:
 class _Merged:
     """What a batch makes of what is there."""
 
+    new: DataFrame
+    """Accepted rows of the batch."""
+    staying: DataFrame | None
+    """Rows of `clean` that it does not correct; None where there are none."""
     good: DataFrame
     bad: DataFrame
     of_rows: Observation
@@ -153,8 +170,10 @@ class _Increment:
         checkpoint: Path,
         *,
         rebuild: bool,
+        now: datetime,
     ) -> None:
-        self._spark, self._pipeline = spark, pipeline
+        self._spark, self._pipeline, self._now = spark, pipeline, now
+        self._redaction = Redaction.of(pipeline, lake)
         self._tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
         self._checkpoint = checkpoint
         self._rebuild = rebuild
@@ -163,7 +182,13 @@ class _Increment:
             contract=pipeline.source.model_dump(mode="json", exclude={"path"}),
             # Not where the files lie: a lake may be moved.
             settings=pipeline.clean.model_dump(
-                mode="json", exclude={"joins": {name: {"path"} for name in pipeline.clean.joins}}
+                mode="json",
+                exclude={
+                    "joins": {name: {"path"} for name in pipeline.clean.joins},
+                    "table_rules": {
+                        name: {"reference": {"path"}} for name in pipeline.clean.table_rules
+                    },
+                },
             ),
         )
         self.files = 0
@@ -201,6 +226,12 @@ class _Increment:
                 "table clean", "was written under another contract or other rules", remedy
             )
         self._refuse_changed_files()
+
+    def stale(self) -> dict[str, str]:
+        """Rules that the table breaks by now though no file came, and how."""
+        if not self._tables["clean"].exists:
+            return {}
+        return stale_rules(self._pipeline, self._tables, self._now, self._app)
 
     def run(self) -> None:
         """Takes all new files, batch by batch.
@@ -272,7 +303,14 @@ class _Increment:
         if before is not None:
             stored_bytes += before.bytes
         with partitions_by_size(self._spark, stored_bytes):
-            merge = _Merge(self._spark, self._pipeline, self._tables, batch)
+            merge = _Merge(
+                self._spark,
+                self._pipeline,
+                self._tables,
+                batch=batch,
+                redaction=self._redaction,
+                now=self._now,
+            )
             self.rows += merge.commit(self._app, notes)
         self.files += len(new)
 
@@ -307,9 +345,17 @@ class _Merge:
     """What one batch makes of the three tables."""
 
     def __init__(
-        self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], batch: _Batch
+        self,
+        spark: SparkSession,
+        pipeline: Pipeline,
+        tables: dict[str, Table],
+        *,
+        batch: _Batch,
+        redaction: Redaction,
+        now: datetime,
     ) -> None:
         self._spark, self._pipeline, self._tables, self._batch = spark, pipeline, tables, batch
+        self._redaction, self._now = redaction, now
         self._contract = list(pipeline.source.columns)
         self._period = pipeline.clean.period.column
 
@@ -326,20 +372,33 @@ class _Merge:
         pipeline, batch, tables = self._pipeline, self._batch, self._tables
         merged = self._merged(kept)
         create_tables(pipeline, tables, clean=merged.good, quarantine=merged.bad)
+        hidden = hidden_columns(pipeline, merged.good)
         with (
             tables["quarantine"].attempt() as reject,
             tables["quality"].attempt() as measure,
-            tables["clean"].attempt() as accept,
+            tables["clean"].attempt(hidden) as accept,
         ):
             bad_files = reject.write(merged.bad)
             counts = counts_of(merged.of_rows)
             refuse_failed_rules(pipeline, counts)
+            judge = TableJudge.before_writing(
+                merged.new, pipeline, tables, self._now, present=merged.staying, of_app=app
+            )
             good_files = accept.write(merged.good)
             self._require_exact(counts, merged, good=good_files, bad=bad_files)
             run = f"{app}/{batch.number}"
             transaction = Transaction(app, batch.number)
-            totals = self._totals(count_notes(counts), merged.gone)
-            notes = {**notes, RUN: run, COUNTS: json.dumps(totals)}
+            # Without any row, none may have passed by the observer.
+            of_clean = merged.of_columns.get if counts.clean else {}
+            findings = judge.findings(of_clean)
+            totals = self._totals(count_notes(counts, findings), merged.gone)
+            notes = {
+                **notes,
+                RUN: run,
+                COUNTS: json.dumps(totals),
+                WARNINGS: json.dumps(warnings_of(findings)),
+                WITHOUT_BOUNDS: json.dumps(hidden),
+            }
             commit(
                 tables["quarantine"],
                 bad_files,
@@ -348,9 +407,7 @@ class _Merge:
                 replace="all" if batch.before is None else None,
                 notes=notes,
             )
-            # Without any row, none may have passed by the observer.
-            of_clean = merged.of_columns.get if counts.clean else {}
-            measures = quality_rows(counts, of_clean, run, datetime.now(UTC))
+            measures = quality_rows(counts, of_clean, run, self._now, findings)
             commit(
                 tables["quality"],
                 measure.write_arrow(measures),
@@ -374,16 +431,29 @@ class _Merge:
         pipeline, found, before = self._pipeline, self._batch.found, self._batch.before
         of_rows, of_columns = Observation(), Observation()
         rows = judged(self._spark, pipeline, found.subject)
-        dedupe = pipeline.clean.dedupe if before is not None and before.files else None
-        if before is not None and dedupe is not None:
-            rows = against(rows, before.dataframe(self._spark), dedupe)
-        rows = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
-        rows = self._keep(once_counted(rows, pipeline.clean.rules), kept)
-        good = observed_columns(accepted(self._spark, pipeline, rows, found.rights), of_columns)
-        merged = _Merged(good, rejected(rows, self._contract), of_rows, of_columns)
+        present = before.dataframe(self._spark) if before is not None and before.files else None
+        dedupe = pipeline.clean.dedupe if present is not None else None
+        staying = present
+        if present is not None and dedupe is not None:
+            rows = against(rows, present, dedupe)
+            staying = remaining(rows, present, dedupe)
+        rows = with_table_rules(rows, Rights(self._spark, pipeline, found.rights), staying)
+        rules, table_rules = pipeline.clean.rules, pipeline.clean.table_rules
+        rows = observed_verdicts(rows, pipeline.source.columns, rules, of_rows, table_rules)
+        rows = self._keep(once_counted(rows), kept)
+        new = accepted(self._spark, pipeline, rows, found.rights)
+        merged = _Merged(
+            new=new,
+            staying=present,
+            good=profiled(new, pipeline, of_columns),
+            bad=rejected(rows, self._contract, self._redaction),
+            of_rows=of_rows,
+            of_columns=of_columns,
+        )
         if before is not None and dedupe is not None:
             merged.gone = corrections(rows).count()
-            if merged.gone:
+            if merged.gone and present is not None:
+                merged.staying = remaining(rows, present, dedupe)
                 self._correct(merged, rows, before, dedupe, kept)
         merged.good = arranged(merged.good, pipeline)
         return merged
@@ -401,7 +471,8 @@ class _Merge:
         gone = self._keep(corrected(rows, present, dedupe), kept)
         # The names of periods, no rows.
         merged.periods = {row[0] for row in gone.select(self._period).distinct().collect()}
-        rejects = quarantined(gone, self._contract, f"clean@{before.version}")
+        origin = f"clean@{before.version}"
+        rejects = quarantined(gone, self._contract, origin, self._redaction)
         merged.bad = merged.bad.unionByName(rejects)
         touched = before.select(**{self._period: merged.periods}).dataframe(self._spark)
         merged.good = merged.good.unionByName(remaining(rows, touched, dedupe))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,19 +14,38 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 
 from pipeline.clean.frames import accepted, arranged, judged, rejected
 from pipeline.clean.partitions import partitions_by_size
+from pipeline.clean.profile import observed_columns
 from pipeline.clean.quality import (
     QUALITY_SCHEMA,
     Counts,
     counts_of,
-    observed_columns,
     observed_verdicts,
     quality_rows,
 )
 from pipeline.clean.raw import RawFile, find_files, rows_by_footers
-from pipeline.clean.verdict import once_counted
+from pipeline.clean.sensitive import Redaction
+from pipeline.clean.table_judge import WARNINGS, TableJudge, stale_rules, warnings_of
+from pipeline.clean.table_rules import (
+    Finding,
+    Rights,
+    own_files,
+    refuse,
+    table_measures,
+    with_table_rules,
+)
+from pipeline.clean.verdict import once_counted, table_reason
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CountError, RuleError
-from pipeline.lake import COUNTS, RUN, Lake, Table, Transaction, commit, fingerprint
+from pipeline.lake import (
+    COUNTS,
+    RUN,
+    WITHOUT_BOUNDS,
+    Lake,
+    Table,
+    Transaction,
+    commit,
+    fingerprint,
+)
 from pipeline.lake.schema import from_spark
 from pipeline.outcome import Outcome
 from pipeline.sources import idx, nycflights13
@@ -41,17 +60,20 @@ class Found:
 
     subject: list[RawFile]
     rights: dict[str, list[RawFile]]
+    """By the join's name, or for rules about the table by `own_files`."""
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Found:
         """What there is; raises as `find_files` does."""
-        return cls(
-            find_files(pipeline.source, "source"),
-            {
-                name: find_files(join, f"clean.joins.{name}")
-                for name, join in pipeline.clean.joins.items()
-            },
-        )
+        rights = {
+            name: find_files(join, f"clean.joins.{name}")
+            for name, join in pipeline.clean.joins.items()
+        }
+        for name, rule in pipeline.clean.table_rules.items():
+            if rule.reference is not None and rule.reference.join is None:
+                place = f"clean.table_rules.{name}.reference"
+                rights[own_files(name)] = find_files(rule.reference, place)
+        return cls(find_files(pipeline.source, "source"), rights)
 
     def fingerprint(self, pipeline: Pipeline) -> str:
         """What the three tables depend on."""
@@ -67,13 +89,16 @@ class Found:
         )
 
 
-def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
+def clean(
+    spark: SparkSession, pipeline: Pipeline, lake: Lake, *, now: datetime | None = None
+) -> Outcome:
     """Writes `clean`, `quarantine` and `quality` from all raw files.
 
     Args:
         spark: The session.
         pipeline: The description.
         lake: Where the tables are.
+        now: Time of the run, in UTC, which `freshness` is measured from and `quality` notes.
 
     Returns:
         raw rows in, clean rows out, quarantined and dropped; unchanged where the tables already
@@ -82,7 +107,7 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     Raises:
         LakestormError: Raw files, contract, rules or joins are at fault; the tables are as before.
     """
-    started = time.monotonic()
+    started, now = time.monotonic(), now or datetime.now(UTC)
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
     found = Found.of(pipeline)
@@ -92,12 +117,23 @@ def clean(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     numbers = {name: table.transaction_version(app) or 0 for name, table in tables.items()}
     newest = max(numbers.values())
     if newest and set(numbers.values()) == {newest} and tables["clean"].last_note(RUN) == run:
-        return outcome_of(tables["clean"], time.monotonic() - started, unchanged=True)
+        stale = stale_rules(pipeline, tables, now)
+        seconds = time.monotonic() - started
+        return outcome_of(tables["clean"], seconds, unchanged=True, stale=stale)
     # A run that stopped between its commits is finished under its own number.
     unfinished = numbers["quarantine"] == newest > 0 and tables["quarantine"].last_note(RUN) == run
     transaction = Transaction(app, newest if unfinished else newest + 1)
     with partitions_by_size(spark, sum(file.bytes for file in found.subject)):
-        _write(spark, pipeline, tables=tables, found=found, run=run, transaction=transaction)
+        _write(
+            spark,
+            pipeline,
+            tables=tables,
+            found=found,
+            run=run,
+            transaction=transaction,
+            redaction=Redaction.of(pipeline, lake),
+            now=now,
+        )
     return outcome_of(tables["clean"], time.monotonic() - started, unchanged=False)
 
 
@@ -121,28 +157,39 @@ def _write(
     found: Found,
     run: str,
     transaction: Transaction,
+    redaction: Redaction,
+    now: datetime,
 ) -> None:
+    settings = pipeline.clean
     rows = judged(spark, pipeline, found.subject)
+    rows = with_table_rules(rows, Rights(spark, pipeline, found.rights))
     of_rows, of_columns = Observation(), Observation()
-    counted = observed_verdicts(rows, pipeline.source.columns, pipeline.clean.rules, of_rows)
+    counted = observed_verdicts(
+        rows, pipeline.source.columns, settings.rules, of_rows, settings.table_rules
+    )
     # Two tables come from one pass: kept on local disk between the two writes, whatever the memory.
-    kept = once_counted(counted, pipeline.clean.rules).persist(StorageLevel.DISK_ONLY)
+    kept = once_counted(counted).persist(StorageLevel.DISK_ONLY)
     try:
-        bad = rejected(kept, list(pipeline.source.columns))
-        good = arranged(accepted(spark, pipeline, kept, found.rights), pipeline)
-        good = observed_columns(good, of_columns)
+        bad = rejected(kept, list(pipeline.source.columns), redaction)
+        plain = accepted(spark, pipeline, kept, found.rights)
+        good = profiled(arranged(plain, pipeline), pipeline, of_columns)
         create_tables(pipeline, tables, clean=good, quarantine=bad)
-        with tables["quarantine"].attempt() as reject, tables["clean"].attempt() as accept:
+        hidden = hidden_columns(pipeline, plain)
+        with tables["quarantine"].attempt() as reject, tables["clean"].attempt(hidden) as accept:
             files = {"quarantine": reject.write(bad)}
             counts = counts_of(of_rows)
             refuse_failed_rules(pipeline, counts)
+            judge = TableJudge.before_writing(plain, pipeline, tables, now)
             files["clean"] = accept.write(good)
             written = {name: sum(file.rows for file in listed) for name, listed in files.items()}
             require_exact(counts, written, rows_by_footers(pipeline.source, found.subject))
+            findings = judge.findings(of_columns.get)
             notes = {
                 RUN: run,
                 WRITER: transaction.app,
-                COUNTS: json.dumps(count_notes(counts)),
+                COUNTS: json.dumps(count_notes(counts, findings)),
+                WARNINGS: json.dumps(warnings_of(findings)),
+                WITHOUT_BOUNDS: json.dumps(hidden),
             }
             for name, attempt in (("quarantine", reject), ("clean", accept)):
                 done = commit(
@@ -155,12 +202,27 @@ def _write(
                 )
                 if not done.landed:
                     _require_own(tables[name], run)
-        rows = quality_rows(counts, of_columns.get, run, datetime.now(UTC))
+        measures = quality_rows(counts, of_columns.get, run, now, findings)
         with tables["quality"].attempt() as attempt:
-            measured = attempt.write_arrow(rows)
+            measured = attempt.write_arrow(measures)
             commit(tables["quality"], measured, attempt=attempt, transaction=transaction)
     finally:
         kept.unpersist()
+
+
+def profiled(good: DataFrame, pipeline: Pipeline, observation: Observation) -> DataFrame:
+    """The same rows, measured by column and for the rules about the table."""
+    return observed_columns(
+        good,
+        observation,
+        is_sensitive=pipeline.is_sensitive,
+        also=table_measures(pipeline, good.schema),
+    )
+
+
+def hidden_columns(pipeline: Pipeline, good: DataFrame) -> list[str]:
+    """Columns of `clean` whose values must not be in its log."""
+    return [name for name in good.columns if pipeline.is_sensitive(name)]
 
 
 def create_tables(
@@ -177,6 +239,10 @@ def create_tables(
 def refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
     """Raises RuleError where rows fail a rule whose action is `fail`."""
     for name, rows in counts.failed.items():
+        of_table = name.removeprefix(table_reason(""))
+        if of_table != name:
+            what = f"{rows:,} of {counts.raw:,} rows have values that the right side lacks"
+            refuse(of_table, what)
         raise RuleError(
             f"clean.rules.{name}",
             f"{rows} of {counts.raw} rows fail {pipeline.clean.rules[name].check!r}, "
@@ -223,7 +289,7 @@ def _require_own(table: Table, run: str) -> None:
         )
 
 
-def count_notes(counts: Counts) -> dict[str, int]:
+def count_notes(counts: Counts, findings: Sequence[Finding] = ()) -> dict[str, int]:
     """All counts by name, as the commits note them."""
     return {
         "raw": counts.raw,
@@ -233,13 +299,37 @@ def count_notes(counts: Counts) -> dict[str, int]:
         **{f"quarantine {reason}": n for reason, n in counts.by_reason.items()},
         **{f"dropped {reason}": n for reason, n in counts.by_drop.items()},
         **{f"warned {name}": n for name, n in counts.warned.items()},
+        **{
+            f"warned {table_reason(finding.name)}": finding.judgement.rows or 1
+            for finding in findings
+            if finding.is_warning
+        },
     }
 
 
-def outcome_of(table: Table, seconds: float, *, unchanged: bool, note: str = "") -> Outcome:
-    """What the newest commit noted, so that an unchanged run reports the same counts."""
+def outcome_of(
+    table: Table,
+    seconds: float,
+    *,
+    unchanged: bool,
+    note: str = "",
+    stale: Mapping[str, str] | None = None,
+) -> Outcome:
+    """What the newest commit noted, so that an unchanged run reports the same counts.
+
+    Args:
+        table: The table `clean`.
+        seconds: That the stage took.
+        unchanged: Whether it found its work done.
+        note: For the reader.
+        stale: Rules that the unchanged table breaks by now, and how.
+    """
     counts: dict[str, int] = json.loads(table.last_note(COUNTS) or "{}")
     totals = {name: counts.pop(name) for name in ("raw", "clean", "quarantine", "dropped")}
+    warnings: dict[str, str] = json.loads(table.last_note(WARNINGS) or "{}")
+    warnings |= stale or {}
+    counts |= {f"warned {table_reason(name)}": 1 for name in stale or ()}
+    told = [f"{table_reason(name)}: {problem}" for name, problem in warnings.items()]
     return Outcome(
         stage="clean",
         table=table.name,
@@ -251,5 +341,5 @@ def outcome_of(table: Table, seconds: float, *, unchanged: bool, note: str = "")
         seconds=seconds,
         unchanged=unchanged,
         counts=counts,
-        note=note,
+        note="; ".join([note, *told] if note else told),
     )
