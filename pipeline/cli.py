@@ -118,7 +118,7 @@ def _run_stages(
     finally:
         with suppress(Py4JNetworkError, ConnectionError):
             spark.stop()
-    for table in summary_tables(outcomes, lake):
+    for table in summary_tables(outcomes, lake, pipeline.is_sensitive):
         console.print(table)
     if as_json:
         click.echo(summary_json(outcomes, pipeline, lake))

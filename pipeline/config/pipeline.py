@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -75,6 +76,11 @@ class Pipeline(Settings):
         """Whether a column of `clean` is marked as sensitive in its contract."""
         column = self.column_of(name)
         return column is not None and column.sensitive
+
+    def is_sensitive_feature(self, name: str) -> bool:
+        """Whether a column that features are made of is sensitive, or derived from one that is."""
+        words = set(re.findall(r"[\w.]+", self.features.derive.get(name, name)))
+        return self.is_sensitive(name) or any(map(self.is_sensitive, words))
 
     @model_validator(mode="after")
     def _storage_fits_the_lake(self) -> Self:
