@@ -109,7 +109,7 @@ def _run_stages(
         for outcome in walk(spark, pipeline, lake, stages, asked):
             outcomes.append(outcome)
             console.print(stage_line(outcome), soft_wrap=True)
-    for table in summary_tables(outcomes, lake):
+    for table in summary_tables(outcomes, lake, pipeline.is_sensitive):
         console.print(table)
     if as_json:
         click.echo(summary_json(outcomes, pipeline, lake))

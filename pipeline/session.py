@@ -21,6 +21,9 @@ from pipeline.stores.settings import REDACTED, Hadoop
 OLDEST_JAVA = 17
 CHECKOUT = Path(__file__).resolve().parent.parent
 
+HASH_KEYS = "lakestorm-key-[0-9a-f]+"
+"""What sensitive values are hashed with, as a pattern: see `pipeline/clean/sensitive.py`."""
+
 # What results depend on; everything else belongs into conf/spark-defaults.conf.
 SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
@@ -42,6 +45,8 @@ SETTINGS = {
     "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     # Pages and logs show settings; these they show blank.
     "spark.redaction.regex": REDACTED,
+    # So do plans, of what values are hashed with.
+    "spark.sql.redaction.string.regex": HASH_KEYS,
 }
 
 # For a driver that is not started by spark-submit.

@@ -164,3 +164,19 @@ def test_yaml_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not YAML"):
         load_pipeline(tmp_path / "p.yaml")
     assert not mark.exists()
+
+
+def test_a_contract_may_name_thousands_of_columns(tmp_path: Path) -> None:
+    lines = FLIGHTS.read_text().splitlines()
+    place = lines.index("  columns:") + 1
+    many = [f"    f{number}: {{type: double}}" for number in range(5000)]
+    path = tmp_path / "wide.yaml"
+    path.write_text("\n".join([*lines[:place], *many, *lines[place:]]))
+    assert len(load_pipeline(path).source.columns) == 5017
+    bomb = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    bomb += [
+        f"{c}: &{c} [{', '.join(['*' + b] * 10)}]" for b, c in zip("abcdef", "bcdefg", strict=True)
+    ]
+    path.write_text("\n".join([*bomb, *lines]))
+    with pytest.raises(ConfigError, match="is not YAML"):
+        load_pipeline(path)

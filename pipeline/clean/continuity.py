@@ -25,7 +25,11 @@ def settings_notes(pipeline: Pipeline) -> dict[str, str]:
     contract = pipeline.source.model_dump(mode="json", exclude={"path"})
     # Not where the files lie: a lake may be moved.
     settings = pipeline.clean.model_dump(
-        mode="json", exclude={"joins": {name: {"path"} for name in pipeline.clean.joins}}
+        mode="json",
+        exclude={
+            "joins": {name: {"path"} for name in pipeline.clean.joins},
+            "table_rules": {name: {"reference": {"path"}} for name in pipeline.clean.table_rules},
+        },
     )
     unruled = {name: value for name, value in settings.items() if name != "rules"}
     return {

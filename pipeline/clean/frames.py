@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.clean.asof import joined_as_of
-from pipeline.clean.contract import REASONS, UNREADABLE, carried, typed, with_row_id
+from pipeline.clean.contract import REASONS, carried, typed, with_row_id
 from pipeline.clean.joins import joined, require_joinable, right_side
 from pipeline.clean.rules import with_rules
+from pipeline.clean.sensitive import Redaction
 from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, without_superseded
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
 from pipeline.sources.formats import Rows
-from pipeline.sources.raw import FILE, JSON_OPTIONS, POSITION, quoted
+from pipeline.sources.raw import FILE, POSITION, quoted
 
 PERIOD_PARTITIONS = 1_000
 """Of the shuffle that brings a period's rows together."""
@@ -51,7 +52,7 @@ def accepted(
         # Its contract, with patterns written out.
         join = described.model_copy(update={"columns": rights[name].files.columns})
         right = right_side(rights[name].frames(spark), join)
-        require_joinable(frame, right, join, name)
+        require_joinable(frame, right, join, name, pipeline.is_sensitive)
         if join.asof is None:
             frame = joined(frame, right, join)
         else:
@@ -74,18 +75,12 @@ def arranged(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
     return spread.sortWithinPartitions(period, *order)
 
 
-def rejected(judged: DataFrame, contract: Sequence[str]) -> DataFrame:
+def rejected(judged: DataFrame, contract: Sequence[str], redaction: Redaction) -> DataFrame:
     """The rejected rows with the columns of the table `quarantine`."""
     return judged.where(F.col(VERDICT) == QUARANTINE).select(
         F.col(FILE).alias("source_file"),
         F.col(POSITION).alias("source_position"),
         F.col(REASONS).alias("reasons"),
-        as_json(contract).alias("row"),
-        F.to_json(UNREADABLE).alias("unreadable"),
+        redaction.of_row(judged.schema, contract).alias("row"),
+        redaction.of_unreadable(contract).alias("unreadable"),
     )
-
-
-def as_json(contract: Sequence[str | Column]) -> Column:
-    """A raw row as the text that `quarantine` keeps."""
-    columns = (quoted(each) if isinstance(each, str) else each for each in contract)
-    return F.to_json(F.struct(*columns), JSON_OPTIONS)

@@ -12,8 +12,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property, reduce
 from pathlib import Path
@@ -22,23 +21,16 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from pipeline.clean.batch import Batch, BatchCommit
 from pipeline.clean.checkpoint import changed_ms, files_found, last_batch, query_id, spark_path
 from pipeline.clean.continuity import SETTINGS, settings_notes
 from pipeline.clean.followed import SourceTable
-from pipeline.clean.frames import judged
 from pipeline.clean.inputs import Inputs, laid_out, with_contract_of
-from pipeline.clean.merge import Merged, merge
 from pipeline.clean.partitions import partitions_by_size, whole_files
 from pipeline.clean.pending import settle
-from pipeline.clean.quality import Counts, counts_of, quality_rows
-from pipeline.clean.stage import (
-    REMARKS,
-    count_notes,
-    create_tables,
-    outcome_of,
-    refuse_failed_rules,
-    require_exact,
-)
+from pipeline.clean.sensitive import Redaction
+from pipeline.clean.stage import outcome_of
+from pipeline.clean.table_judge import stale_rules
 from pipeline.config import Pipeline
 from pipeline.errors import (
     CommitConflictError,
@@ -48,13 +40,8 @@ from pipeline.errors import (
     SourceError,
 )
 from pipeline.lake import (
-    COUNTS,
-    RUN,
     WRITER,
-    DataFile,
     Lake,
-    Snapshot,
-    Table,
     Transaction,
     alone,
     commit,
@@ -75,7 +62,12 @@ _ANY_AGE = "36500d"
 
 
 def clean_increment(
-    spark: SparkSession, pipeline: Pipeline, lake: Lake, *, rebuild: bool = False
+    spark: SparkSession,
+    pipeline: Pipeline,
+    lake: Lake,
+    *,
+    rebuild: bool = False,
+    now: datetime | None = None,
 ) -> Outcome:
     """Cleans the raw files that came since the last time, and adds them to the three tables.
 
@@ -87,6 +79,7 @@ def clean_increment(
         pipeline: The description.
         lake: Where the tables are.
         rebuild: Begins anew: all files are read, and the tables replaced.
+        now: Time of the run, in UTC, as for `clean`.
 
     Returns:
         Rows of all batches so far; unchanged where no file came.
@@ -95,7 +88,7 @@ def clean_increment(
         LakestormError: As `clean`; and where the tables were written by anything else, or under
             other settings, or a file was changed after it was read.
     """
-    started = time.monotonic()
+    started, now = time.monotonic(), now or datetime.now(UTC)
     lake.require_writable()
     pipeline = laid_out(pipeline, lake)
     _refuse_unfollowable(pipeline)
@@ -109,15 +102,17 @@ def clean_increment(
         checkpoint = folder / "checkpoint"
         if rebuild:
             shutil.rmtree(checkpoint, ignore_errors=True)
-        increment = _Increment(spark, pipeline, lake, checkpoint, rebuild=rebuild)
+        increment = _Increment(spark, pipeline, lake, checkpoint, rebuild=rebuild, now=now)
         increment.require_continuable()
         increment.run()
+    stale = {} if increment.files else increment.stale()
     new = increment.note or f"{increment.files} new files, {increment.rows:,} rows"
     return outcome_of(
         lake.table("clean"),
         time.monotonic() - started,
         unchanged=not increment.files,
         note=new if increment.files else "no new file",
+        stale=stale,
     )
 
 
@@ -142,16 +137,6 @@ def _any_case(ending: str) -> str:
     return "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in ending)
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """One batch of new files, and the state of `clean` that it comes to."""
-
-    number: int
-    inputs: Inputs
-    before: Snapshot | None
-    """`clean` as it is; None where nothing of it stays."""
-
-
 class _Increment:
     """One run of the query over all files that are new."""
 
@@ -163,8 +148,10 @@ class _Increment:
         checkpoint: Path,
         *,
         rebuild: bool,
+        now: datetime,
     ) -> None:
-        self._spark, self._pipeline = spark, pipeline
+        self._spark, self._pipeline, self._now = spark, pipeline, now
+        self._redaction = Redaction.of(pipeline, lake)
         self._tables = {name: lake.table(name) for name in ("quarantine", "clean", "quality")}
         self._checkpoint = checkpoint
         self._rebuild = rebuild
@@ -227,6 +214,12 @@ class _Increment:
             raise LakeError(
                 "table clean", "was written under another contract or other rules", remedy
             )
+
+    def stale(self) -> dict[str, str]:
+        """Rules that the table breaks by now though no file came, and how."""
+        if not self._tables["clean"].exists:
+            return {}
+        return stale_rules(self._pipeline, self._tables, self._now, self._app)
 
     def run(self) -> None:
         """Takes all new files, batch by batch.
@@ -356,9 +349,8 @@ class _Increment:
                 commit(self._tables["clean"], [], transaction=nothing)
             return
         before = self._tables["clean"].snapshot() if own and not anew else None
-        batch = _Batch(number, inputs.only(new), before)
+        batch = Batch(number, inputs.only(new), before, self._redaction, self._now)
         notes = {WRITER: self._app, **self._settings, **self._mended(new.files)}
-        notes[REMARKS] = json.dumps(inputs.notes)
         stored_bytes = new.bytes
         if before is not None:
             stored_bytes += before.bytes
@@ -366,8 +358,8 @@ class _Increment:
             partitions_by_size(self._spark, stored_bytes),
             whole_files(self._spark, self._pipeline),
         ):
-            merge = _Merge(self._spark, inputs.pipeline, self._tables, batch)
-            self.rows += merge.commit(self._app, notes)
+            written = BatchCommit(self._spark, self._tables, batch)
+            self.rows += written.commit(self._app, notes)
         self.files += len(new.files)
 
     def _mended(self, files: Sequence[RawFile]) -> dict[str, str]:
@@ -397,108 +389,3 @@ class _Increment:
                     "Deliver corrections as a new file, or read all files once more: "
                     "lakestorm clean --incremental --rebuild.",
                 )
-
-
-class _Merge:
-    """What one batch makes of the three tables."""
-
-    def __init__(
-        self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], batch: _Batch
-    ) -> None:
-        self._spark, self._pipeline, self._tables, self._batch = spark, pipeline, tables, batch
-        self._period = pipeline.clean.period.column
-
-    def commit(self, app: str, notes: Mapping[str, str]) -> int:
-        """Writes and commits the batch with these notes; its raw rows."""
-        kept: list[DataFrame] = []
-        try:
-            return self._commit(app, notes, kept)
-        finally:
-            for frame in kept:
-                frame.unpersist()
-
-    def _commit(self, app: str, notes: Mapping[str, str], kept: list[DataFrame]) -> int:
-        pipeline, batch, tables = self._pipeline, self._batch, self._tables
-        merged = merge(
-            self._spark,
-            pipeline,
-            judged(self._spark, pipeline, batch.inputs.subject),
-            before=batch.before,
-            rights=batch.inputs.rights,
-            kept=kept,
-        )
-        create_tables(pipeline, tables, clean=merged.good, quarantine=merged.bad)
-        with (
-            tables["quarantine"].attempt() as reject,
-            tables["quality"].attempt() as measure,
-            tables["clean"].attempt() as accept,
-        ):
-            bad_files = reject.write(merged.bad)
-            counts = counts_of(merged.of_rows)
-            refuse_failed_rules(pipeline, counts)
-            good_files = accept.write(merged.good)
-            self._require_exact(counts, merged, good=good_files, bad=bad_files)
-            run = f"{app}/{batch.number}"
-            transaction = Transaction(app, batch.number)
-            totals = self._totals(count_notes(counts), merged.gone)
-            notes = {**notes, RUN: run, COUNTS: json.dumps(totals)}
-            commit(
-                tables["quarantine"],
-                bad_files,
-                attempt=reject,
-                transaction=transaction,
-                replace="all" if batch.before is None else None,
-                notes=notes,
-            )
-            # Without any row, none may have passed by the observer.
-            of_clean = merged.of_columns.get if counts.clean else {}
-            measures = quality_rows(counts, of_clean, run, datetime.now(UTC))
-            commit(
-                tables["quality"],
-                measure.write_arrow(measures),
-                attempt=measure,
-                transaction=transaction,
-            )
-            again = {(period,) for period in merged.periods}
-            commit(
-                tables["clean"],
-                good_files,
-                attempt=accept,
-                transaction=transaction,
-                replace="all" if batch.before is None else again or None,
-                elsewhere=True,
-                notes=notes,
-            )
-        return counts.raw
-
-    def _totals(self, counts: Mapping[str, int], gone: int) -> dict[str, int]:
-        """Counts of all batches so far, so that they stand for the tables as they will be."""
-        before: dict[str, int] = {}
-        if self._batch.before is not None:
-            before = json.loads(self._tables["clean"].last_note(COUNTS) or "{}")
-        names = dict.fromkeys((*before, *counts))
-        totals = {name: before.get(name, 0) + counts.get(name, 0) for name in names}
-        if gone:
-            duplicates = "quarantine duplicate"
-            totals["clean"] -= gone
-            totals["quarantine"] += gone
-            totals[duplicates] = totals.get(duplicates, 0) + gone
-        return totals
-
-    def _require_exact(
-        self,
-        counts: Counts,
-        merged: Merged,
-        *,
-        good: Sequence[DataFile],
-        bad: Sequence[DataFile],
-    ) -> None:
-        """Every row of the batch is somewhere: in what was written, less what was there before."""
-        before, again = self._batch.before, {self._period: merged.periods}
-        staying = 0 if before is None else before.select(**again).rows - merged.gone
-        written = {
-            "clean": sum(file.rows for file in good) - staying,
-            "quarantine": sum(file.rows for file in bad) - merged.gone,
-        }
-        by_footers = self._batch.inputs.subject.rows()
-        require_exact(counts, written, by_footers, f"stage clean, batch {self._batch.number}")

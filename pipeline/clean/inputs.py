@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from pipeline.clean.table_rules import own_files
 from pipeline.config import Files, Pipeline
 from pipeline.errors import ConfigError, SchemaError
 from pipeline.lake import Lake, fingerprint
@@ -62,10 +63,21 @@ class Inputs:
 
 
 def right_sides(spark: SparkSession, pipeline: Pipeline) -> dict[str, Rows]:
-    """The raw rows of each right side of a join; raises as `open_rows` does."""
+    """The raw rows that joins and rules about the table compare with; raises as `open_rows`.
+
+    Returns:
+        By the join's name, or by `own_files` of the rule.
+    """
+    sides: dict[str, tuple[Files, str]] = {
+        name: (join, f"clean.joins.{name}") for name, join in pipeline.clean.joins.items()
+    }
+    for name, rule in pipeline.clean.table_rules.items():
+        if rule.reference is not None and rule.reference.join is None:
+            place = f"clean.table_rules.{name}.reference"
+            sides[own_files(name)] = (rule.reference, place)
     return {
-        name: open_rows(spark, join, f"clean.joins.{name}", pipeline.storage)
-        for name, join in pipeline.clean.joins.items()
+        name: open_rows(spark, files, place, pipeline.storage)
+        for name, (files, place) in sides.items()
     }
 
 

@@ -10,10 +10,13 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 
 from pipeline.clean.contract import carried
 from pipeline.clean.frames import accepted, arranged, rejected
-from pipeline.clean.quality import observed_columns, observed_verdicts
+from pipeline.clean.quality import observed_verdicts
+from pipeline.clean.sensitive import Redaction
+from pipeline.clean.stage import profiled
 from pipeline.clean.supersede import against, corrected, corrections, quarantined, remaining
+from pipeline.clean.table_rules import Rights, with_table_rules
 from pipeline.clean.verdict import once_counted
-from pipeline.config import Dedupe, Pipeline
+from pipeline.config import Pipeline
 from pipeline.lake import Snapshot
 from pipeline.sources.formats import Rows
 
@@ -24,6 +27,10 @@ class Merged:
 
     rows: DataFrame
     """The judged rows, stored on disk: several tables come from one pass."""
+    new: DataFrame
+    """The accepted ones."""
+    staying: DataFrame | None
+    """Rows of `clean` that they do not correct; None where there are none."""
     good: DataFrame
     bad: DataFrame
     of_rows: Observation
@@ -41,6 +48,7 @@ def merge(
     *,
     before: Snapshot | None,
     rights: Mapping[str, Rows],
+    redaction: Redaction,
     kept: list[DataFrame],
 ) -> Merged:
     """Judges rows by those that are there, and takes corrected ones out of `clean`.
@@ -50,36 +58,58 @@ def merge(
         pipeline: The description.
         judged: Rows with their verdict; no two accepted ones have the same key.
         before: `clean` as it is; None where nothing of it stays.
-        rights: The raw rows of each right side of a join.
+        rights: The raw rows of each right side.
+        redaction: What quarantine does not show.
         kept: Gets the frames that the caller unpersists when all is written.
     """
     of_rows, of_columns = Observation(), Observation()
-    dedupe = pipeline.clean.dedupe if before is not None and before.files else None
-    if before is not None and dedupe is not None:
-        judged = against(judged, before.dataframe(spark), dedupe)
-    judged = observed_verdicts(judged, pipeline.source.columns, pipeline.clean.rules, of_rows)
-    rows = _keep(once_counted(judged, pipeline.clean.rules), kept)
-    good = observed_columns(accepted(spark, pipeline, rows, rights), of_columns)
-    bad = rejected(rows, carried(pipeline))
-    merged = Merged(rows, good, bad, of_rows, of_columns)
-    if before is not None and dedupe is not None:
+    settings = pipeline.clean
+    present = before.dataframe(spark) if before is not None and before.files else None
+    dedupe = settings.dedupe if present is not None else None
+    staying = present
+    if present is not None and dedupe is not None:
+        judged = against(judged, present, dedupe)
+        staying = remaining(judged, present, dedupe)
+    judged = with_table_rules(judged, Rights(spark, pipeline, rights), staying)
+    judged = observed_verdicts(
+        judged, pipeline.source.columns, settings.rules, of_rows, settings.table_rules
+    )
+    rows = _keep(once_counted(judged), kept)
+    new = accepted(spark, pipeline, rows, rights)
+    merged = Merged(
+        rows=rows,
+        new=new,
+        staying=present,
+        good=profiled(new, pipeline, of_columns),
+        bad=rejected(rows, carried(pipeline), redaction),
+        of_rows=of_rows,
+        of_columns=of_columns,
+    )
+    if before is not None and present is not None and dedupe is not None:
         merged.gone = corrections(rows).count()
         if merged.gone:
-            _correct(pipeline, merged, before, dedupe, kept)
+            merged.staying = remaining(rows, present, dedupe)
+            _correct(pipeline, merged, before, redaction, kept)
     merged.good = arranged(merged.good, pipeline)
     return merged
 
 
 def _correct(
-    pipeline: Pipeline, merged: Merged, before: Snapshot, dedupe: Dedupe, kept: list[DataFrame]
+    pipeline: Pipeline,
+    merged: Merged,
+    before: Snapshot,
+    redaction: Redaction,
+    kept: list[DataFrame],
 ) -> None:
     """Takes corrected rows out of `clean`: their periods are written again."""
-    spark = merged.rows.sparkSession
-    period = pipeline.clean.period.column
+    dedupe = pipeline.clean.dedupe
+    if dedupe is None:
+        return
+    spark, period = merged.rows.sparkSession, pipeline.clean.period.column
     gone = _keep(corrected(merged.rows, before.dataframe(spark), dedupe), kept)
     # The names of periods, no rows.
     merged.periods = {row[0] for row in gone.select(period).distinct().collect()}
-    rejects = quarantined(gone, carried(pipeline), f"clean@{before.version}")
+    rejects = quarantined(gone, carried(pipeline), f"clean@{before.version}", redaction)
     merged.bad = merged.bad.unionByName(rejects)
     touched = before.select(**{period: merged.periods}).dataframe(spark)
     merged.good = merged.good.unionByName(remaining(merged.rows, touched, dedupe))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
-from pyspark.sql.types import NumericType
 
 from pipeline.clean.contract import REASONS
+from pipeline.clean.profile import Observed, measures_of
 from pipeline.clean.rules import fails_column
+from pipeline.clean.table_rules import Finding, is_judged_by_row
 from pipeline.clean.verdict import (
     CLEAN,
     DROP,
@@ -20,10 +22,13 @@ from pipeline.clean.verdict import (
     DUPLICATE,
     QUARANTINE,
     VERDICT,
+    breaks_column,
     rule_reason,
+    table_reason,
 )
 from pipeline.config import Column as ContractColumn
-from pipeline.config import Rule
+from pipeline.config import Rule, TableRule
+from pipeline.lake import Table
 
 QUALITY_SCHEMA = pa.schema(
     [
@@ -50,7 +55,7 @@ class Counts:
     by_drop: Mapping[str, int]
     """Rule to rows dropped, each under the first rule it failed."""
     warned: Mapping[str, int]
-    """Rule of action `warn` to clean rows that fail it."""
+    """Rule of action `warn` to clean rows that fail it; one about the table is `table:NAME`."""
     failed: Mapping[str, int]
     """Rule of action `fail` to rows that fail it."""
 
@@ -60,22 +65,32 @@ def observed_verdicts(
     columns: Mapping[str, ContractColumn],
     rules: Mapping[str, Rule],
     observation: Observation,
+    table_rules: Mapping[str, TableRule] | None = None,
 ) -> DataFrame:
     """The same frame; `counts_of(observation, ...)` knows more once an action has run."""
     is_verdict = {name: F.col(VERDICT) == name for name in (CLEAN, QUARANTINE, DROP)}
     measures: list[Column] = [F.count(F.lit(1)).alias("raw")]
     measures += [F.count_if(condition).alias(name) for name, condition in is_verdict.items()]
-    for reason in _reasons(columns, rules):
+    by_row = {n: r for n, r in (table_rules or {}).items() if is_judged_by_row(r)}
+    reasons = _reasons(columns, rules)
+    reasons += [table_reason(name) for name, rule in by_row.items() if rule.takes_rows_out]
+    for reason in reasons:
         hit = is_verdict[QUARANTINE] & F.array_contains(REASONS, reason)
         measures.append(F.count_if(hit).alias(f"reason {reason}"))
-    for name, rule in rules.items():
-        fails = F.col(fails_column(name))
-        if rule.action == "drop":
-            by = F.count_if(F.col(DROPPED_BY) == rule_reason(name))
-            measures.append(by.alias(f"drop {rule_reason(name)}"))
-        if rule.action == "warn":
+    judged: list[tuple[str, str, Column, str]] = [
+        *((n, rule_reason(n), F.col(fails_column(n)), r.action) for n, r in rules.items()),
+        *(
+            (table_reason(n), table_reason(n), F.col(breaks_column(n)), r.action)
+            for n, r in by_row.items()
+        ),
+    ]
+    for name, reason, fails, action in judged:
+        if action == "drop":
+            by = F.count_if(F.col(DROPPED_BY) == reason)
+            measures.append(by.alias(f"drop {reason}"))
+        if action == "warn":
             measures.append(F.count_if(is_verdict[CLEAN] & fails).alias(f"warn {name}"))
-        if rule.action == "fail":
+        if action == "fail":
             measures.append(F.count_if(fails).alias(f"fail {name}"))
     return frame.observe(observation, *measures)
 
@@ -104,24 +119,12 @@ def counts_of(observation: Observation) -> Counts:
     )
 
 
-def observed_columns(clean: DataFrame, observation: Observation) -> DataFrame:
-    """The same frame, measured by column: nulls, and for numbers minimum, maximum and mean."""
-    measures: list[Column] = [F.count(F.lit(1)).alias("rows")]
-    for field in clean.schema:
-        column = F.col(field.name)
-        measures.append(F.count_if(column.isNull()).alias(f"nulls {field.name}"))
-        if isinstance(field.dataType, NumericType):
-            number = column.cast("double")
-            measures += [
-                F.min(number).alias(f"minimum {field.name}"),
-                F.max(number).alias(f"maximum {field.name}"),
-                F.avg(number).alias(f"mean {field.name}"),
-            ]
-    return clean.observe(observation, *measures)
-
-
 def quality_rows(
-    counts: Counts, by_column: Mapping[str, float | None], run: str, measured_at: datetime
+    counts: Counts,
+    by_column: Observed,
+    run: str,
+    measured_at: datetime,
+    findings: Sequence[Finding] = (),
 ) -> pa.Table:
     """All measures as rows of the table `quality`.
 
@@ -130,6 +133,7 @@ def quality_rows(
         by_column: What `observed_columns` observed.
         run: Fingerprint of the run.
         measured_at: Time of the run, in UTC.
+        findings: What rules about the table said.
     """
     rows: list[tuple[str, str | None, str, float]] = [
         ("raw", None, "rows", counts.raw),
@@ -138,12 +142,15 @@ def quality_rows(
         ("dropped", None, "rows", counts.dropped),
         *(("quarantine", reason, "rows", n) for reason, n in counts.by_reason.items()),
         *(("dropped", reason, "rows", n) for reason, n in counts.by_drop.items()),
-        *(("clean", rule_reason(name), "rows warned", n) for name, n in counts.warned.items()),
+        *(("clean", _subject(name), "rows warned", n) for name, n in counts.warned.items()),
+        *(("clean", column, measure, n) for column, measure, n in measures_of(by_column)),
     ]
-    for name, value in by_column.items():
-        measure, _, column = name.partition(" ")
-        if column and value is not None:
-            rows.append(("clean", column, measure, value))
+    for finding in findings:
+        subject, judgement = table_reason(finding.name), finding.judgement
+        rows += [("clean", subject, name, value) for name, value in judgement.measures.items()]
+        if finding.is_warning:
+            measure = "warned" if judgement.rows is None else "rows warned"
+            rows.append(("clean", subject, measure, judgement.rows or 1))
     return pa.Table.from_pylist(
         [
             {
@@ -158,6 +165,36 @@ def quality_rows(
         ],
         schema=QUALITY_SCHEMA,
     )
+
+
+def read_measures(
+    quality: Table, run: str, of_app: str | None = None
+) -> dict[tuple[str, str], float]:
+    """What a run measured of the columns of `clean`: column and measure to value.
+
+    Args:
+        quality: The table; it may be missing.
+        run: The run.
+        of_app: App whose other runs count for `newest`, as each of them added rows.
+    """
+    if not quality.exists:
+        return {}
+    rows = quality.snapshot().arrow(QUALITY_SCHEMA.names)
+    rows = rows.filter(pc.and_(pc.equal(rows["table"], "clean"), pc.is_valid(rows["subject"])))
+    found: dict[tuple[str, str], float] = {}
+    for row in rows.sort_by("measured_at").to_pylist():
+        place, value = (row["subject"], row["measure"]), row["value"]
+        is_own = row["run"] == run
+        adds_to_it = of_app is not None and row["run"].startswith(f"{of_app}/")
+        if row["measure"] == "newest" and (is_own or adds_to_it):
+            found[place] = max(value, found.get(place, value))
+        elif is_own:
+            found[place] = value
+    return found
+
+
+def _subject(warned: str) -> str:
+    return warned if warned.startswith(table_reason("")) else rule_reason(warned)
 
 
 def _reasons(columns: Mapping[str, ContractColumn], rules: Mapping[str, Rule]) -> list[str]:

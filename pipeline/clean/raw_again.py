@@ -18,7 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
-from pipeline.clean.frames import as_json
+from pipeline.clean.sensitive import PREFIX, as_json
 from pipeline.config import Column
 from pipeline.config.types import Decimal, is_nested
 from pipeline.sources.raw import FILE, JSON_TIMES, MALFORMED, POSITION
@@ -33,6 +33,7 @@ WAS = "_was"
 _ROW, _LEFT = "_row", "_left"
 _READ, _VALUES, _HASHES, _TEXTS, _FAILED = "_read", "_values", "_hashes", "_texts", "_failed"
 # Spark reads the keys of a map as text only.
+_HASH = rf"^{PREFIX}[0-9a-f]{{64}}$"
 _OTHER_KEYS = re.compile(r"map<(?!string,)")
 
 
@@ -181,6 +182,12 @@ def _why_it_stays(contract: Mapping[str, Column]) -> SparkColumn:
         if column.sensitive
     ]
     opaque = [has_text(name) for name, column in contract.items() if _is_opaque(column)]
+    # A column that was sensitive when the row was rejected, and is no longer.
+    hashed += [
+        F.coalesce(F.col(_value(name)).rlike(_HASH), F.lit(False))
+        for name, column in contract.items()
+        if column.type == "string"
+    ]
     again = as_json([F.col(_value(name)).alias(name) for name in contract])
     inexact = reduce(or_, opaque, ~again.eqNullSafe(F.col(_ROW)))
     return (

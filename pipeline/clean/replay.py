@@ -47,18 +47,22 @@ from pipeline.clean.raw_again import (
     staying,
     typed_again,
 )
+from pipeline.clean.sensitive import Redaction
 from pipeline.clean.stage import (
     count_notes,
     create_tables,
+    hidden_columns,
     refuse_failed_rules,
     require_exact,
 )
+from pipeline.clean.table_judge import TableJudge
 from pipeline.clean.verdict import DUPLICATE, QUARANTINE, VERDICT
 from pipeline.config import Pipeline
 from pipeline.errors import CommitConflictError, CommitRefusedError, LakeError
 from pipeline.lake import (
     COUNTS,
     RUN,
+    WITHOUT_BOUNDS,
     WRITER,
     DataFile,
     Lake,
@@ -105,7 +109,8 @@ def replay(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
         pipeline = with_contract_of(pipeline, base.clean.schema.names)
         stored = base.quarantine.bytes + base.clean.bytes
         with partitions_by_size(spark, stored):
-            done = _Replay(spark, pipeline, tables, base).run()
+            redaction = Redaction.of(pipeline, lake)
+            done = _Replay(spark, pipeline, tables, base=base, redaction=redaction).run()
     return Outcome(
         stage="replay",
         table="clean",
@@ -201,9 +206,16 @@ class _Replay:
     """One replay of all rows."""
 
     def __init__(
-        self, spark: SparkSession, pipeline: Pipeline, tables: dict[str, Table], base: _Base
+        self,
+        spark: SparkSession,
+        pipeline: Pipeline,
+        tables: dict[str, Table],
+        *,
+        base: _Base,
+        redaction: Redaction,
     ) -> None:
         self._spark, self._pipeline, self._tables, self._base = spark, pipeline, tables, base
+        self._redaction, self._now = redaction, datetime.now(UTC)
 
     def run(self) -> _Done:
         """Judges and commits."""
@@ -230,6 +242,7 @@ class _Replay:
             judged_by_rules(typed, self._pipeline),
             before=self._base.clean,
             rights=right_sides(self._spark, self._pipeline),
+            redaction=self._redaction,
             kept=kept,
         )
         stays = (F.col(VERDICT) == QUARANTINE) & F.col(REASONS).eqNullSafe(F.col(WAS))
@@ -260,9 +273,13 @@ class _Replay:
     def _write(self, merged: Merged, left: DataFrame, done: _Done) -> None:
         bad = merged.bad.unionByName(left) if done.stayed else merged.bad
         create_tables(self._pipeline, self._tables, clean=merged.good, quarantine=bad)
+        hidden = hidden_columns(self._pipeline, merged.good)
+        TableJudge.before_writing(
+            merged.new, self._pipeline, self._tables, self._now, present=merged.staying
+        ).of_keys()
         with (
             self._tables["quarantine"].attempt() as reject,
-            self._tables["clean"].attempt() as accept,
+            self._tables["clean"].attempt(hidden) as accept,
         ):
             bad_files, good_files = reject.write(bad), accept.write(merged.good)
             self._require_exact(merged, done, good=good_files, bad=bad_files)
@@ -280,7 +297,12 @@ class _Replay:
                     since=self._base.since,
                     replace=replaced or None,
                     elsewhere=True,
-                    notes={COUNTS: totals, **done.settings, **pending_note(transaction, bad_files)},
+                    notes={
+                        COUNTS: totals,
+                        WITHOUT_BOUNDS: json.dumps(hidden),
+                        **done.settings,
+                        **pending_note(transaction, bad_files),
+                    },
                 )
             except (CommitConflictError, CommitRefusedError):
                 reject.may_be_committed = False  # it did not land
@@ -328,7 +350,7 @@ class _Replay:
     def _measure(self, done: _Done, transaction: Transaction) -> None:
         """Adds the counts to `quality`; a process killed just before leaves them out."""
         run = f"{transaction.app}/{transaction.number}"
-        rows = quality_rows(done.counts, {}, run, datetime.now(UTC))
+        rows = quality_rows(done.counts, {}, run, self._now)
         with self._tables["quality"].attempt() as attempt:
             measured = attempt.write_arrow(rows)
             commit(self._tables["quality"], measured, attempt=attempt, transaction=transaction)

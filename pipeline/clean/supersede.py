@@ -13,7 +13,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipeline.clean.contract import REASONS
-from pipeline.clean.frames import as_json
+from pipeline.clean.sensitive import Redaction
+from pipeline.clean.uniqueness import matching
 from pipeline.clean.verdict import CLEAN, DUPLICATE, QUARANTINE, VERDICT
 from pipeline.config import Dedupe
 
@@ -35,7 +36,7 @@ def against(judged: DataFrame, present: DataFrame, dedupe: Dedupe) -> DataFrame:
     accepted = judged.where(F.col(VERDICT) == CLEAN).select(*dedupe.keys)
     # From all of `clean` first those few that have a rival; keys may be null, and are then equal.
     there = present.select(*dict.fromkeys((*dedupe.keys, *dedupe.latest_by)))
-    there = _semi(there, accepted, dedupe, "left_semi")
+    there = matching(there, accepted, dedupe.keys, "left_semi")
     renamed = there.select(*(F.col(name).alias(_there(name)) for name in there.columns))
     has_rival = reduce(
         lambda one, other: one & other,
@@ -62,38 +63,32 @@ def corrections(judged: DataFrame) -> DataFrame:
 
 def corrected(judged: DataFrame, present: DataFrame, dedupe: Dedupe) -> DataFrame:
     """The rows of `clean` whose place new ones take."""
-    return _semi(present, corrections(judged).select(*dedupe.keys), dedupe, "left_semi")
+    return matching(present, corrections(judged), dedupe.keys, "left_semi")
 
 
 def remaining(judged: DataFrame, present: DataFrame, dedupe: Dedupe) -> DataFrame:
     """The rows of `clean` that stay."""
-    return _semi(present, corrections(judged).select(*dedupe.keys), dedupe, "left_anti")
+    return matching(present, corrections(judged), dedupe.keys, "left_anti")
 
 
-def quarantined(gone: DataFrame, contract: list[str], origin: str) -> DataFrame:
+def quarantined(
+    gone: DataFrame, contract: list[str], origin: str, redaction: Redaction
+) -> DataFrame:
     """Rows that were in `clean`, with the columns of the table `quarantine`.
 
     Args:
         gone: Rows of `clean`.
         contract: The contract's columns.
         origin: What stands for their file: which version of `clean` had them.
+        redaction: What is not shown of them.
     """
     return gone.select(
         F.lit(origin).alias("source_file"),
         F.lit(None).cast("bigint").alias("source_position"),
         F.array(F.lit(DUPLICATE)).alias("reasons"),
-        as_json(contract).alias("row"),
+        redaction.of_row(gone.schema, contract).alias("row"),
         F.lit(None).cast("string").alias("unreadable"),
     )
-
-
-def _semi(rows: DataFrame, keys: DataFrame, dedupe: Dedupe, how: str) -> DataFrame:
-    wanted = keys.select(*(F.col(key).alias(_there(key)) for key in dedupe.keys))
-    same = reduce(
-        lambda one, other: one & other,
-        (F.col(key).eqNullSafe(F.col(_there(key))) for key in dedupe.keys),
-    )
-    return rows.join(wanted, same, how)
 
 
 def _newer(dedupe: Dedupe) -> Column:

@@ -18,6 +18,19 @@ DUPLICATE = "duplicate"
 DROPPED_BY = "_dropped_by"
 
 
+_FAILS, _BREAKS = "_fails_", "_breaks_"
+
+
+def breaks_column(name: str) -> str:
+    """The boolean column that tells whether a row breaks a rule about the table."""
+    return f"{_BREAKS}{name}"
+
+
+def table_reason(name: str) -> str:
+    """The reason that a rule about the table gives to the rows that break it."""
+    return f"table:{name}"
+
+
 def rule_reason(name: str) -> str:
     """The reason that a rule gives to the rows that fail it."""
     return f"rule:{name}"
@@ -53,14 +66,15 @@ def with_verdict(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
     )
 
 
-def once_counted(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
+def once_counted(frame: DataFrame) -> DataFrame:
     """What is still asked of the rows when their verdicts have been counted.
 
     Where a row came from only matters for one that is rejected: of a narrow table it is the larger
     part of what is kept.
     """
     rejected = F.col(VERDICT) == QUARANTINE
-    return frame.drop(DROPPED_BY, *(fails_column(name) for name in rules)).withColumns(
+    counted = [name for name in frame.columns if name.startswith((_FAILS, _BREAKS))]
+    return frame.drop(DROPPED_BY, *counted).withColumns(
         {name: F.when(rejected, F.col(name)) for name in (FILE, POSITION)}
     )
 

@@ -7,7 +7,7 @@ reached, `pipeline` is the whole, and `reading` loads it.
 """
 
 from pipeline.config.asof import Asof
-from pipeline.config.clean import ROW_ID, Action, Dedupe, Join, Rule
+from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features, Label, Numeric, Splits, Task
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
@@ -16,6 +16,14 @@ from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
 from pipeline.config.score import Drift, Thresholds
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Policies, Source
 from pipeline.config.storage import Storage
+from pipeline.config.table_rules import (
+    Distribution,
+    Freshness,
+    Nulls,
+    Reference,
+    RowCount,
+    TableRule,
+)
 from pipeline.config.train import LOSSES, METRICS, Train
 
 __all__ = [
@@ -27,27 +35,34 @@ __all__ = [
     "Action",
     "Activation",
     "Asof",
+    "Clean",
     "Cnn",
     "Column",
     "Custom",
     "Dedupe",
+    "Distribution",
     "Drift",
     "Features",
     "Files",
+    "Freshness",
     "Job",
     "Join",
     "Label",
     "Mlp",
     "Model",
+    "Nulls",
     "Numeric",
     "Pipeline",
     "Policies",
+    "Reference",
     "Rnn",
+    "RowCount",
     "Rule",
     "Schedule",
     "Source",
     "Splits",
     "Storage",
+    "TableRule",
     "Task",
     "Thresholds",
     "Train",

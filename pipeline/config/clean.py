@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pipeline.config.asof import Asof
 from pipeline.config.settings import ColumnName, Name, Settings, require_known
 from pipeline.config.source import Files
+from pipeline.config.table_rules import TableRule
 
 Action = Literal["drop", "quarantine", "warn", "fail"]
 
@@ -75,13 +76,15 @@ class Period(Settings):
 class Clean(Settings):
     """Stage 1: raw files to the tables `clean`, `quarantine` and `quality`."""
 
-    added: ClassVar = frozenset({"row_id"})
+    added: ClassVar = frozenset({"row_id", "table_rules"})
 
     row_id: Literal["position", "content"] | None = None
     """Adds the column `row_id`, a stable name of a row: `position`, its file's name and its place
     in it; `content`, a hash of its values, so that equal rows have equal ids."""
 
     rules: dict[Name, Rule] = {}
+    table_rules: dict[Name, TableRule] = {}
+    """What must hold of all accepted rows together: see docs/quality.md."""
     dedupe: Dedupe | None = None
     joins: dict[Name, Join] = {}
     period: Period

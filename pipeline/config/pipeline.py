@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -13,8 +14,9 @@ from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.settings import Name, Settings, require_known
-from pipeline.config.source import OTHER_COLUMNS, Files, Source
+from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
 from pipeline.config.storage import Storage
+from pipeline.config.table_rules import require_comparable, require_rules_fit
 from pipeline.config.train import LOSSES, METRICS, Train
 from pipeline.config.types import is_orderable
 
@@ -57,7 +59,29 @@ class Pipeline(Settings):
     def raw(self) -> dict[str, Files]:
         """All that is read from outside the lake, by the setting that describes it."""
         joins = {f"clean.joins.{name}": join for name, join in self.clean.joins.items()}
-        return {"source": self.source, **joins}
+        references = {
+            f"clean.table_rules.{name}.reference": rule.reference
+            for name, rule in self.clean.table_rules.items()
+            if rule.reference is not None and rule.reference.join is None
+        }
+        return {"source": self.source, **joins, **references}
+
+    def column_of(self, name: str) -> Column | None:
+        """The contract of a column of `clean`; None for one that is made of others."""
+        for join in self.clean.joins.values():
+            if name in join.select:
+                return join.column_of(join.select[name])
+        return self.source.column_of(name)
+
+    def is_sensitive(self, name: str) -> bool:
+        """Whether a column of `clean` is marked as sensitive in its contract."""
+        column = self.column_of(name)
+        return column is not None and column.sensitive
+
+    def is_sensitive_feature(self, name: str) -> bool:
+        """Whether a column that features are made of is sensitive, or derived from one that is."""
+        words = set(re.findall(r"[\w.]+", self.features.derive.get(name, name)))
+        return self.is_sensitive(name) or any(map(self.is_sensitive, words))
 
     @model_validator(mode="after")
     def _storage_fits_the_lake(self) -> Self:
@@ -104,7 +128,15 @@ class Pipeline(Settings):
         if self.clean.period.column in columns:
             raise ValueError(f"clean.period.column {self.clean.period.column!r} exists already")
         columns.add(self.clean.period.column)
+        require_rules_fit(
+            self.clean.table_rules,
+            contract=contract,
+            columns=columns,
+            joins=self.clean.joins,
+            column_of=self.column_of,
+        )
         require_known("features.keys", self.features.keys, columns)
+        require_comparable("features.keys", self.features.keys, self.column_of)
         require_known("features.leakage", self.features.leakage, columns)
         columns |= set(self.features.derive)
         for section in FEATURE_SECTIONS:

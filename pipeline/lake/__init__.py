@@ -17,7 +17,7 @@ from pipeline.lake.restoring import restore
 from pipeline.lake.root import Lake
 from pipeline.lake.snapshot import Between, Snapshot
 from pipeline.lake.sweeping import sweep
-from pipeline.lake.table import Table
+from pipeline.lake.table import WITHOUT_BOUNDS, Table
 from pipeline.lake.transaction import (
     Committed,
     Since,
@@ -31,6 +31,7 @@ __all__ = [
     "ROWS_PER_ROW_GROUP",
     "RUN",
     "TARGET_BYTES",
+    "WITHOUT_BOUNDS",
     "WRITER",
     "Attempt",
     "Backlog",

@@ -7,7 +7,7 @@ a folder of its own for every attempt makes that impossible.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -36,15 +36,22 @@ class Attempt:
         table: Its folder.
         schema: The table's schema, partition columns included.
         partition_by: The table's partition columns.
+        without_bounds: Columns whose minimum and maximum stay out of the table's log.
     """
 
     def __init__(
-        self, name: str, table: Folder, schema: pa.Schema, partition_by: tuple[str, ...]
+        self,
+        name: str,
+        table: Folder,
+        schema: pa.Schema,
+        partition_by: tuple[str, ...],
+        without_bounds: Collection[str] = (),
     ) -> None:
         self.name = name
         self.table = table
         self.schema = schema
         self.partition_by = partition_by
+        self.without_bounds = frozenset(without_bounds)
         self.folder = uuid.uuid4().hex
         self.may_be_committed = False
         """Whether a commit may have made its files part of the table: then no error removes them.
@@ -121,7 +128,9 @@ class Attempt:
         )
         with ThreadPoolExecutor(FOOTER_THREADS) as threads:
             found = threads.map(
-                lambda path: data_file(self.table, path, self.schema, self.partition_by),
+                lambda path: data_file(
+                    self.table, path, self.schema, self.partition_by, self.without_bounds
+                ),
                 paths,
             )
         return [file for file in found if file.rows]

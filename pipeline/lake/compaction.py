@@ -9,6 +9,7 @@ memory.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.lake.attempt import Attempt
 from pipeline.lake.files import DataFile, data_file, partition_folder
 from pipeline.lake.schema import without
 from pipeline.lake.snapshot import Snapshot
-from pipeline.lake.table import Table
+from pipeline.lake.table import WITHOUT_BOUNDS, Table
 from pipeline.lake.transaction import Plan, add_action, remove_action, write
 from pipeline.stores.folder import Folder
 
@@ -74,13 +75,16 @@ def compact(table: Table, target_bytes: int = TARGET_BYTES) -> Compacted:
         return Compacted(0, 0)
     noted = table.last_note(ROWS_PER_ROW_GROUP)
     rows_per_row_group = DEFAULT_ROWS_PER_ROW_GROUP if noted is None else int(noted)
-    with table.attempt() as attempt:
+    without_bounds = json.loads(table.last_note(WITHOUT_BOUNDS) or "[]")
+    with table.attempt(without_bounds) as attempt:
         merges = []
         for number, old in enumerate(bins):
             folder = f"{attempt.folder}/{partition_folder(old[0].partition)}".rstrip("/")
             path = f"{folder}/merged-{number:05d}.parquet"
             _merge(attempt, old, path, rows_per_row_group)
-            new = data_file(table.folder, path, attempt.schema, attempt.partition_by)
+            new = data_file(
+                table.folder, path, attempt.schema, attempt.partition_by, attempt.without_bounds
+            )
             merges.append(_Merge(old, new, max(times[file.path] for file in old)))
         landed = _swap(table, merges, attempt)
         for merge in merges:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -33,7 +33,11 @@ class DataFile:
 
 
 def data_file(
-    folder: Folder, path: str, schema: pa.Schema, partition_by: tuple[str, ...]
+    folder: Folder,
+    path: str,
+    schema: pa.Schema,
+    partition_by: tuple[str, ...],
+    without_bounds: Collection[str] = (),
 ) -> DataFile:
     """Describes a file just written, and checks that it holds what the table promises.
 
@@ -42,6 +46,7 @@ def data_file(
         path: The file's path relative to it.
         schema: The table's schema, partition columns included.
         partition_by: The table's partition columns.
+        without_bounds: Columns whose minimum and maximum stay out of the table's log.
 
     Raises:
         CommitRefusedError: The file is not readable Parquet or lies outside the partitions.
@@ -61,7 +66,7 @@ def data_file(
         bytes=size,
         rows=footer.num_rows,
         partition=partition_of(path, partition_by),
-        statistics=delta_statistics(footer),
+        statistics=delta_statistics(footer, without_bounds),
     )
 
 

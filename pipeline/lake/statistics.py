@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -21,11 +21,12 @@ LONGEST_STRING = 32
 _LAST_MILLISECOND = datetime(9999, 12, 31, 23, 59, 59, 998_999)  # noqa: DTZ001 - of any zone
 
 
-def delta_statistics(footer: pq.FileMetaData) -> str:
+def delta_statistics(footer: pq.FileMetaData, without_bounds: Collection[str] = ()) -> str:
     """Rows, and per flat column nulls, minimum and maximum, as Delta's JSON.
 
     Args:
         footer: Footer of the Parquet file.
+        without_bounds: Columns whose minimum and maximum are left out, being values themselves.
 
     Returns:
         JSON with `numRecords`, `nullCount`, `minValues` and `maxValues`.
@@ -44,7 +45,7 @@ def delta_statistics(footer: pq.FileMetaData) -> str:
         ]
         if chunks and all(chunk is not None and chunk.has_null_count for chunk in chunks):
             nulls[column.name] = sum(chunk.null_count for chunk in chunks)
-        bounds = _bounds(chunks)
+        bounds = None if column.name in without_bounds else _bounds(chunks)
         if bounds is not None:
             lowest[column.name], highest[column.name] = bounds
     return json.dumps(

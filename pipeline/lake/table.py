@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,8 @@ from pipeline.stores.folder import Folder, plain
 
 # A restore notes under this key the version that it took the table back to.
 RESTORED = "lakestorm.restored"
+# A commit notes under this key columns whose bounds stay out of the log, as a list in JSON.
+WITHOUT_BOUNDS = "lakestorm.without_bounds"
 # What a restore gives an app that had committed nothing yet: a number below all others.
 NO_TRANSACTION = -1
 
@@ -125,11 +127,17 @@ class Table:
         """
         return Snapshot.of(self.name, self.folder, self.open(version))
 
-    def attempt(self) -> Attempt:
-        """A new write attempt, to be used as a context."""
+    def attempt(self, without_bounds: Collection[str] = ()) -> Attempt:
+        """A new write attempt, to be used as a context.
+
+        Args:
+            without_bounds: Columns whose minimum and maximum stay out of the table's log. Its
+                commit has to note them under `WITHOUT_BOUNDS`.
+        """
         handle = self.open()
         partition_by = tuple(handle.metadata().partition_columns)
-        return Attempt(self.name, self.folder, from_delta(handle.schema()), partition_by)
+        schema = from_delta(handle.schema())
+        return Attempt(self.name, self.folder, schema, partition_by, without_bounds)
 
     def transaction_version(self, app: str) -> int | None:
         """The last transaction number that `app` committed; None before its first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -32,14 +32,22 @@ def stage_line(outcome: Outcome) -> str:
     )
 
 
-def summary_tables(outcomes: Sequence[Outcome], lake: Lake) -> list[Grid]:
-    """Stages, metrics and a few predictions, as far as the run got there."""
+def summary_tables(
+    outcomes: Sequence[Outcome], lake: Lake, is_sensitive: Callable[[str], bool] = lambda _: False
+) -> list[Grid]:
+    """Stages, metrics and a few predictions, as far as the run got there.
+
+    Args:
+        outcomes: Of the stages that ran.
+        lake: Has the predictions.
+        is_sensitive: Whether the values of a key must not be shown.
+    """
     tables = [_stages(outcomes)]
     metrics = _metrics(outcomes)
     if metrics:
         tables.append(_metric_grid(metrics))
     if any(outcome.stage == "score" for outcome in outcomes):
-        tables.append(_predictions(lake))
+        tables.append(_predictions(lake, is_sensitive))
     return tables
 
 
@@ -108,7 +116,7 @@ def _metric_grid(metrics: Mapping[str, Mapping[str, float]]) -> Grid:
     return grid
 
 
-def _predictions(lake: Lake) -> Grid:
+def _predictions(lake: Lake, is_sensitive: Callable[[str], bool]) -> Grid:
     snapshot = lake.table("predictions").snapshot()
     rows = snapshot.head(PREDICTIONS_SHOWN)
     grid = Grid(title=f"predictions ({snapshot.rows:,} rows)", title_justify="left")
@@ -117,7 +125,8 @@ def _predictions(lake: Lake) -> Grid:
     for name in names:
         grid.add_column(name)
     for row in rows.to_pylist():
-        grid.add_row(*(escape(_shown(row[name])) for name in names))
+        shown = ("(withheld)" if is_sensitive(name) else _shown(row[name]) for name in names)
+        grid.add_row(*map(escape, shown))
     return grid
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pipeline.config import Drift, Thresholds
 from pipeline.errors import DriftError
 from pipeline.features.spec import MISSING_ID, UNKNOWN_ID, FeatureSpec
-from pipeline.scoring.stability import psi_of_categories, psi_of_values
+from pipeline.stability import psi_of_categories, psi_of_values
 from pipeline.training.histograms import Histograms
 from pipeline.training.reference import Reference
 

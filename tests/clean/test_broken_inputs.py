@@ -31,7 +31,7 @@ ENDS: dict[str, Verdict] = {
     "csv/another-format/HTML": "refused",
     "csv/line-endings/CRLF": "unharmed",
     "json/half-a-line/1-letter": "quarantined",
-    "json/encoding/invalid-byte-late": "quarantined",
+    "json/encoding/invalid-byte-late": "refused",
     "json/deep/1001-arrays-in-a-value": "quarantined",
     "json/out-of-range/id-of-2^63": "quarantined",
 }

@@ -17,7 +17,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from pipeline import lake as lake_module
-from pipeline.clean import increment
+from pipeline.clean import batch
 from pipeline.clean.increment import clean_increment
 from pipeline.clean.stage import clean
 from pipeline.config import Pipeline
@@ -176,7 +176,7 @@ def test_a_batch_that_is_stopped_anywhere_comes_again_and_counts_once(
             raise OSError("stopped")
         return done
 
-    monkeypatch.setattr(increment, "commit", stopping)
+    monkeypatch.setattr(batch, "commit", stopping)
     with pytest.raises(SourceError, match="nothing was committed"):
         clean_increment(spark, pipeline, lake)
     monkeypatch.undo()

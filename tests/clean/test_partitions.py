@@ -9,7 +9,7 @@ import pytest
 from polars.testing import assert_frame_equal
 from pyspark.sql import Observation, SparkSession
 
-from pipeline.clean import increment, partitions, stage
+from pipeline.clean import batch, partitions, stage
 from pipeline.clean.frames import judged
 from pipeline.clean.increment import clean_increment
 from pipeline.clean.partitions import TASK_BYTES, partitions_by_size
@@ -92,7 +92,7 @@ def test_tables_do_not_depend_on_how_many_tasks_compare(
         seen.append(spark.conf.get(SETTING))
         return counts_of(of_rows)
 
-    monkeypatch.setattr(increment if incremental else stage, "counts_of", counts_when_written)
+    monkeypatch.setattr(batch if incremental else stage, "counts_of", counts_when_written)
     raw_bytes = open_rows(spark, small.source, "source", small.storage).found.bytes
     monkeypatch.setattr(partitions, "TASK_BYTES", raw_bytes / 49.5)
     way(spark, small, by_many)

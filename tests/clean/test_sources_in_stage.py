@@ -66,8 +66,8 @@ class TestIncrementalDelta:
 
     @pytest.fixture
     def run(self, spark: SparkSession, pipeline: Pipeline) -> Any:
-        def run(**options: bool) -> Any:
-            return clean_increment(spark, pipeline, Lake(pipeline.lake), **options)
+        def run(*, rebuild: bool = False) -> Any:
+            return clean_increment(spark, pipeline, Lake(pipeline.lake), rebuild=rebuild)
 
         return run
 
@@ -128,7 +128,7 @@ class TestIncrementalDelta:
             return commit(table, *given, **options)
 
         with monkeypatch.context() as patch:
-            patch.setattr("pipeline.clean.increment.commit", stop)
+            patch.setattr("pipeline.clean.batch.commit", stop)
             with pytest.raises(KeyboardInterrupt):
                 run()
         assert table(lake, "quarantine").height == 3
@@ -397,3 +397,28 @@ def test_a_csv_with_quoted_line_breaks_comes_whole(spark: SparkSession, tmp_path
     assert (done.rows_in, done.rows_out) == (1000, 1000)
     found = table(lake, "clean").sort("id")
     assert found["place"].to_list() == frame["place"].to_list()
+
+
+def test_a_column_of_which_most_values_do_not_cast_gets_a_hint(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "raw").mkdir()
+    lines = [f'{n},1,"{n},234.5",31/12/2024,a' for n in range(1, 21)]
+    text = "\n".join(["id,month,amount,delay,place", *lines]) + "\n"
+    (tmp_path / "raw" / "a.csv").write_text(text)
+    columns = {**examples.BASE["source"]["columns"], "delay": {"type": "date"}}
+    changes = {
+        "source.format": "csv",
+        "source.columns": columns,
+        "features.label": {"name": "late", "expression": "delay IS NULL"},
+    }
+    pipeline = examples.pipeline(tmp_path, changes)
+    done = clean(spark, pipeline, Lake(pipeline.lake))
+    assert (done.rows_out, done.rows_quarantined) == (0, 20)
+    assert "column amount: 20 of 20 values are no double" in done.note
+    assert "source.columns.amount.grouping" in done.note
+    assert "source.columns.delay.format, such as dd/MM/yyyy" in done.note
+    columns["amount"] = {"type": "double", "grouping": ","}
+    columns["delay"] = {"type": "date", "format": "dd/MM/yyyy"}
+    mended = clean(spark, examples.pipeline(tmp_path, changes), Lake(pipeline.lake))
+    assert (mended.rows_out, mended.note) == (20, "")

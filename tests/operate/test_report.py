@@ -70,7 +70,7 @@ def test_the_page_tells_what_was_measured(page: str) -> None:
     shown = Reader(page).shown
     assert "4,005 raw = 4,000 clean + 3 quarantine + 2 dropped" in shown
     assert "every row is accounted for" in shown
-    assert "photo binary 9 0.2%" in shown  # nulls, and no mean
+    assert "photo binary 9 (9) 0.2%" in shown  # nulls, those of the version before, and no mean
     assert "7 clean rows fail a rule whose action is warn" in shown
     assert "The scores of 2013-04 differ" in shown
     assert "3 epochs, of which number 2 was kept" in shown

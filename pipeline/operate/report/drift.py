@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pyspark.sql import DataFrame, SparkSession
@@ -55,7 +55,10 @@ class FeatureDrift:
 
 
 def measure_drift(
-    spark: SparkSession, features: Snapshot, spec: FeatureSpec
+    spark: SparkSession,
+    features: Snapshot,
+    spec: FeatureSpec,
+    is_sensitive: Callable[[str], bool] = lambda _: False,
 ) -> tuple[FeatureDrift, ...]:
     """Compares all features, once for the edges of the bins and once for the rows in them.
 
@@ -63,6 +66,7 @@ def measure_drift(
         spark: The session.
         features: The features that were scored.
         spec: Names their columns and words.
+        is_sensitive: Whether the words of a column must not be shown.
 
     Returns:
         The numbers and categories, those that moved most first; none of images, tokens and series.
@@ -82,6 +86,8 @@ def measure_drift(
     for position, column in enumerate(columns):
         before, after = (found.get((split, position), empty) for split in (TRAIN, TEST))
         words = spec.categories[position - numbers] if position >= numbers else None
+        if words is not None and is_sensitive(words.column):
+            words = Vocabulary(column=words.column, words=("(withheld)",) * len(words.words))
         moved.append(_compared(column, before, after, words))
     return tuple(sorted(moved, key=lambda drift: (-_known(drift.psi), drift.name)))
 

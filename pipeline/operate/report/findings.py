@@ -51,6 +51,10 @@ def _rows(inputs: Inputs) -> list[Finding]:
     if warned:
         text = f"{warned:,} clean rows fail a rule whose action is warn."
         found.append(Finding(level="note", text=text))
+    if quality.broken:
+        rules = "1 rule" if len(quality.broken) == 1 else f"{len(quality.broken)} rules"
+        text = f"{rules} about the table did not hold: {_listed(quality.broken)}."
+        found.append(Finding(level="note", text=text))
     return found
 
 

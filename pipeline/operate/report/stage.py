@@ -22,7 +22,7 @@ from pipeline.operate.report.spread import measure_spread
 from pipeline.outcome import Outcome
 
 FOLDER = "reports"
-ALGORITHM = 2
+ALGORITHM = 3
 """To be raised when the same inputs would give other figures or charts."""
 
 
@@ -48,7 +48,9 @@ def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     mark = fingerprint(algorithm=ALGORITHM, inputs=inputs.fingerprint, looks=appearance())
     unchanged = _mark_line(mark) in _text(lake, place)
     if not unchanged:
-        _write(lake, place, render(inputs, _measured(spark, inputs), mark, datetime.now(UTC)))
+        _write(
+            lake, place, render(inputs, _measured(spark, inputs, pipeline), mark, datetime.now(UTC))
+        )
     model = inputs.model
     return Outcome(
         stage="report",
@@ -62,7 +64,7 @@ def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
     )
 
 
-def _measured(spark: SparkSession, inputs: Inputs) -> Measured:
+def _measured(spark: SparkSession, inputs: Inputs, pipeline: Pipeline) -> Measured:
     spec, features = inputs.spec, inputs.features
     train_periods = features.select(split={TRAIN}).partitions(spec.period_column)
     tables = (spark, inputs.predictions, features, spec)
@@ -70,7 +72,7 @@ def _measured(spark: SparkSession, inputs: Inputs) -> Measured:
     try:
         return Measured(
             scores=measure_scores(*tables, train_periods),
-            drift=measure_drift(spark, features, spec),
+            drift=measure_drift(spark, features, spec, pipeline.is_sensitive_feature),
             classes=measure_classes(*tables) if task == "multiclass" else None,
             spread=measure_spread(*tables) if task == "reconstruction" else None,
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.scoring.stability import FLOOR, Counts, psi_of_categories, psi_of_values
+from pipeline.stability import FLOOR, Counts, psi_of_categories, psi_of_values
 
 
 def term(p: float, q: float) -> float:
