@@ -8,6 +8,7 @@ spread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation
@@ -28,8 +29,12 @@ from pyspark.sql.types import (
 )
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-QUANTILE_ACCURACY = 1_000
-"""A quantile is off by one in so many ranks at most."""
+_SKETCH_SIZE = 1_024
+"""Of the sketches that quantiles are taken from: 99 times in 100 off by 0.3 % of the ranks at most.
+
+`percentile_approx` takes more than twice the time. A sketch draws at random what it forgets, so
+that the same rows may have slightly other quantiles the next time; up to its size it is exact.
+"""
 DISTINCT_DEVIATION = 0.05
 """Relative standard deviation of the number of distinct values."""
 TOP_VALUES = 5
@@ -88,10 +93,8 @@ def measures_of(observed: Observed) -> Iterator[tuple[str, str, float]]:
             continue
         title = _TITLES.get(word, word)
         if word == "quantiles":
-            yield from (
-                (column, quantile_measure(share), float(each))
-                for share, each in zip(QUANTILES, value, strict=True)
-            )
+            titles = ("minimum", *map(quantile_measure, QUANTILES), "maximum")
+            yield from zip(repeat(column), titles, map(float, value), strict=False)
         elif isinstance(value, list):
             least = rows * LEAST_TOP_SHARE if word == "top" else 0
             for text, count in counted(value):
@@ -133,9 +136,8 @@ def _measures(name: str, kind: DataType, *, hidden: bool) -> dict[str, Column]:
         return measures
     if isinstance(kind, NumericType):
         number = column.cast("double")
-        measures["minimum"], measures["maximum"] = F.min(number), F.max(number)
         measures["mean"] = F.avg(number)
-        measures["quantiles"] = F.percentile_approx(number, QUANTILES, QUANTILE_ACCURACY)
+        measures["quantiles"] = _quantiles(number)
     if isinstance(kind, StringType):
         length = F.length(column)
         measures["shortest"], measures["longest"] = F.min(length), F.max(length)
@@ -143,6 +145,18 @@ def _measures(name: str, kind: DataType, *, hidden: bool) -> dict[str, Column]:
     if isinstance(kind, StringType | BooleanType | ByteType | ShortType | IntegerType):
         measures["top"] = top_values(shortened(column, kind), TOP_VALUES, _TRACKED)
     return measures
+
+
+def _quantiles(number: Column) -> Column:
+    """Minimum, quantiles and maximum; null where there is no number.
+
+    A sketch never forgets the extremes, so that they are exact.
+    """
+    sketch = F.call_function("kll_sketch_agg_double", number, F.lit(_SKETCH_SIZE))
+    shares = F.array(*map(F.lit, (0.0, *QUANTILES, 1.0)))
+    found = F.call_function("kll_sketch_get_quantile_double", sketch, shares)
+    # An empty sketch has no quantiles.
+    return F.when(F.count(number) > 0, found)
 
 
 def _as_text(item: object) -> str:

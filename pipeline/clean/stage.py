@@ -125,7 +125,8 @@ def _write(
     try:
         bad = rejected(kept, carried(pipeline), redaction)
         plain = accepted(spark, pipeline, kept, inputs.rights)
-        good = profiled(arranged(plain, pipeline), pipeline, of_columns)
+        # Measured before they are arranged: by as many tasks as there are, however few files.
+        good = arranged(profiled(plain, pipeline, of_columns), pipeline)
         create_tables(pipeline, tables, clean=good, quarantine=bad)
         hidden = hidden_columns(pipeline, plain)
         with tables["quarantine"].attempt() as reject, tables["clean"].attempt(hidden) as accept:
