@@ -16,9 +16,9 @@ from pyspark.sql.types import StructType
 from pipeline.config import Files
 from pipeline.errors import SourceError
 from pipeline.expressions import spark_reason
+from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match
-from pipeline.sources.parquet import absent, other_columns
-from pipeline.sources.raw import FILE, MALFORMED, POSITION, Found, RawFile, quoted, with_origin
+from pipeline.sources.raw import Found, RawFile, quoted, with_origin
 from pipeline.sources.stored import require_castable
 
 
@@ -60,19 +60,8 @@ class CatalogueTable:
         position = F.col("_metadata.row_index") if has_index else place
         frame = with_origin(frame, self.found.root, position)
         values = {name: quoted(*path) for name, path in matched.found.items()}
-        values |= {name: absent(self.files, name) for name in matched.missing}
-        kept = []
-        if self.files.policies.new_column == "keep":
-            kept = [other_columns({n: quoted(n) for n in matched.new}, frame.schema)]
-        return [
-            frame.select(
-                *(values[name].alias(name) for name in self.files.columns),
-                *kept,
-                FILE,
-                POSITION,
-                F.lit(None).cast("string").alias(MALFORMED),
-            )
-        ]
+        new = {name: quoted(name) for name in matched.new}
+        return [assembled(frame, self.files, values, new)]
 
     def rows(self) -> int | None:
         """Not known without reading."""

@@ -14,18 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 
 from pipeline.config import Files, Storage
 from pipeline.errors import SchemaError, one_line
+from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match
-from pipeline.sources.parquet import absent, other_columns
 from pipeline.sources.places import find
 from pipeline.sources.quoting import Quoting
 from pipeline.sources.raw import (
-    FILE,
     MALFORMED,
-    POSITION,
     Found,
     RawFile,
     has_option,
@@ -148,25 +146,12 @@ class CsvFiles:
         reader = spark.read.options(**self._options).schema(text_schema([*stored, MALFORMED]))
         frame = reader.csv([file.spark_path for file in group]).select("*", "_metadata")
         frame = with_text_origin(frame, self.found.root)
-        values = {
-            name: partition_value(path[0]) if path[0] in partitions else quoted(path[0])
-            for name, path in matched.found.items()
-        }
-        values |= {name: absent(self.files, name) for name in matched.missing}
-        kept = []
-        if self.files.policies.new_column == "keep":
-            new = {
-                name: partition_value(name) if name in partitions else quoted(name)
-                for name in matched.new
-            }
-            kept = [other_columns(new, frame.schema)]
-        return frame.select(
-            *(values[name].alias(name) for name in self.files.columns),
-            *kept,
-            FILE,
-            POSITION,
-            MALFORMED,
-        )
+
+        def value(name: str) -> Column:
+            return partition_value(name) if name in partitions else quoted(name)
+
+        values = {name: value(path[0]) for name, path in matched.found.items()}
+        return assembled(frame, self.files, values, {name: value(name) for name in matched.new})
 
 
 def _first_record(text: str, separator: str) -> list[str]:

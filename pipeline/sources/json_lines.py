@@ -11,14 +11,12 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.config import Files, Storage
+from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match, refuse_twins
 from pipeline.sources.objects import Objects
-from pipeline.sources.parquet import other_columns
 from pipeline.sources.places import find
 from pipeline.sources.raw import (
-    FILE,
     MALFORMED,
-    POSITION,
     Found,
     RawFile,
     has_option,
@@ -114,19 +112,10 @@ class JsonFiles:
                 return quoted(path[0])
             return F.get_json_object(quoted(path[0]), "$" + "".join(f"['{p}']" for p in path[1:]))
 
-        kept = []
-        if self.files.policies.new_column == "keep":
-            kept = [other_columns({name: value((name,)) for name in new}, frame.schema)]
-        return frame.select(
-            *(
-                F.coalesce(*(value(path) for path in paths)).alias(name)
-                for name, paths in spelled.items()
-            ),
-            *kept,
-            FILE,
-            POSITION,
-            MALFORMED,
-        )
+        values = {
+            name: F.coalesce(*(value(path) for path in paths)) for name, paths in spelled.items()
+        }
+        return assembled(frame, self.files, values, {name: value((name,)) for name in new})
 
     def _spellings(self, wanted: Sequence[str]) -> list[tuple[str, ...]]:
         """The ways to a column of the contract, of which each line may have one."""

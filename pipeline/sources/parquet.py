@@ -15,18 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import ArrayType, BinaryType, MapType, StructType
 
-from pipeline.config import OTHER_COLUMNS, Files, Storage
+from pipeline.config import Files, Storage
 from pipeline.errors import SourceError, one_line
 from pipeline.lake.schema import to_spark
+from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match
 from pipeline.sources.places import find
 from pipeline.sources.raw import (
     FILE,
-    JSON_OPTIONS,
-    MALFORMED,
-    POSITION,
     Found,
     RawFile,
     partition_value,
@@ -50,7 +47,6 @@ class Layout:
     clocks: tuple[tuple[str, str], ...]
     """Columns that are numbers to Spark and times to Arrow, and which of `CLOCKS` they are."""
     match: tuple[tuple[str, tuple[str, ...]], ...]
-    missing: tuple[str, ...]
     other: tuple[str, ...]
     """Columns outside of the contract that are kept."""
     partitions: tuple[str, ...]
@@ -143,7 +139,6 @@ class ParquetFiles:
             pa.schema([pa.field(self._stored(name), kind) for name, kind in read.items()]),
             tuple(clocks.items()),
             tuple(matched.found.items()),
-            matched.missing,
             other,
             tuple(file.partition),
         )
@@ -157,19 +152,8 @@ class ParquetFiles:
                 F.broadcast(_logged(spark, group)), F.col(FILE) == F.col("_logged_file"), "left"
             )
         values = {name: self._value(layout, path) for name, path in layout.match}
-        values |= {name: absent(self.files, name) for name in layout.missing}
-        kept = []
-        if self.files.policies.new_column == "keep":
-            kept = [
-                other_columns({n: self._value(layout, (n,)) for n in layout.other}, frame.schema)
-            ]
-        return frame.select(
-            *(values[name].alias(name) for name in self.files.columns),
-            *kept,
-            FILE,
-            POSITION,
-            F.lit(None).cast("string").alias(MALFORMED),
-        )
+        new = {name: self._value(layout, (name,)) for name in layout.other}
+        return assembled(frame, self.files, values, new)
 
     def _value(self, layout: Layout, path: tuple[str, ...]) -> Column:
         top = path[0]
@@ -205,41 +189,6 @@ def _logged(spark: SparkSession, group: Sequence[RawFile]) -> DataFrame:
         }
     )
     return spark.createDataFrame(table)
-
-
-def absent(files: Files, name: str) -> Column:
-    """What stands for a column that a file lacks."""
-    column = files.columns[name]
-    value = column.default if files.policies.missing_column == "default" else None
-    # As text it goes the way of all values: one that is none of the type is a fault of its row.
-    return F.lit(None if value is None else _text(value)).cast("string")
-
-
-def other_columns(values: Mapping[str, Column], schema: StructType) -> Column:
-    """Columns outside of the contract as one map from name to text; null where there is none.
-
-    Args:
-        values: Name to column.
-        schema: Of the frame that has them; a name that it lacks is one of a text.
-    """
-    pairs = [
-        part
-        for name, value in values.items()
-        for part in (F.lit(name), _as_text(value, schema, name))
-    ]
-    texts = F.create_map(*pairs) if pairs else F.lit(None)
-    return texts.cast("map<string,string>").alias(OTHER_COLUMNS)
-
-
-def _as_text(value: Column, schema: StructType, name: str) -> Column:
-    kind = schema[name].dataType if name in schema.names else None
-    if isinstance(kind, ArrayType | MapType | StructType):
-        return F.to_json(value, JSON_OPTIONS)
-    return F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
-
-
-def _text(value: bool | float | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def footer_of(file: RawFile) -> pq.FileMetaData:
