@@ -175,17 +175,17 @@ def test_other_types_are_cast_or_fail_as_each_policy_says(
 
 
 def test_patterns_stand_for_many_columns(spark: SparkSession, tmp_path: Path) -> None:
-    write(tmp_path / "a.parquet", id=[1], **{f"f{n}": [n / 2] for n in range(1500)}, g=["x"])
+    write(tmp_path / "a.parquet", id=[1], **{f"f{n}": [n / 2] for n in range(200)}, g=["x"])
     files = section(tmp_path, {"f*": "double", "id": "bigint", "f7": "string"})
     rows = opened(spark, files)
-    assert len(rows.files.columns) == 1501
+    assert len(rows.files.columns) == 201
     assert [rows.files.columns[name].type for name in ("f6", "f7", "f8")] == [
         "double",
         "string",
         "double",
     ]
     (row,) = read(spark, files)
-    assert (row["f0"], row["f7"], row["f1499"], row["id"]) == (0.0, "3.5", 749.5, 1)
+    assert (row["f0"], row["f7"], row["f199"], row["id"]) == (0.0, "3.5", 99.5, 1)
     with pytest.raises(ConfigError, match=r"source\.columns\.z\*: matches no column"):
         opened(spark, section(tmp_path, {"z*": "double"}))
 
