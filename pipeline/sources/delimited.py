@@ -126,10 +126,15 @@ class CsvFiles:
             mark = next(mark for mark in ";\t|" if mark in names[0])
             raise SchemaError(
                 f"file {file.path}",
-                f"has one column only, {shortened(one_line(names[0]))!r}",
+                f"has one column only, {self._shown(names[0])}",
                 f"Its values seem to be separated by {mark!r}: set options: {{sep: {mark!r}}}.",
             )
         return names
+
+    def _shown(self, line: str) -> str:
+        # Where a header is missing, it is a row.
+        hidden = any(column.sensitive for column in self.files.columns.values())
+        return "which is not shown" if hidden else repr(shortened(one_line(line)))
 
     @property
     def _strips(self) -> bool:

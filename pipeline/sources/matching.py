@@ -51,7 +51,7 @@ def match(files: Files, names: Sequence[str], where: str, nested: Collection[str
         also = f" (from: {', '.join(spelled)})" if spelled else ""
         raise SchemaError(
             f"{where}, column {missing[0]}{also}",
-            f"is missing; the file has {_listed(names)}",
+            f"is missing; the file has {_shown(files, names)}",
             "Correct the contract under `columns` (`from` gives other names), deliver the file "
             "again, or choose policies.missing_column.",
         )
@@ -156,6 +156,13 @@ def refuse_twins(used: Sequence[str], names: Sequence[str], where: str) -> None:
                 f"is beside {next(n for n in twins if n != name)}, which Spark takes for the same",
                 "Deliver the file with names that differ in more than their case.",
             )
+
+
+def _shown(files: Files, names: Sequence[str]) -> str:
+    # Where a header is missing, these are the values of a row.
+    if any(column.sensitive for column in files.columns.values()):
+        return f"{len(names)} columns, which are not shown as one of the contract is sensitive"
+    return _listed(names)
 
 
 def _listed(names: Sequence[str], most: int = 30) -> str:

@@ -240,6 +240,24 @@ def test_a_broken_rule_of_action_fail_commits_nothing(
     assert not list(Path(lake.root).rglob("*.parquet"))
 
 
+@pytest.mark.parametrize("raw", [[], rows(3, month=None)])
+def test_where_no_row_is_accepted_rules_are_judged_all_the_same(
+    spark: SparkSession, tmp_path: Path, raw: list[dict[str, Any]]
+) -> None:
+    write(tmp_path, "1", raw)
+    rules = {
+        name: {**rule, "action": "warn"} for name, (rule, _, _) in FAULTS.items() if name != "known"
+    }
+    pipeline = described(tmp_path, rules)
+    done = clean(spark, pipeline, Lake(pipeline.lake), now=NOW)
+    assert (done.rows_out, done.rows_quarantined) == (0, len(raw))
+    assert {name for name in done.counts if name.startswith("warned")} == {
+        "warned table:fresh",
+        "warned table:many",
+    }
+    assert "table:fresh: no row has a value of at" in done.note
+
+
 def test_a_join_can_be_the_reference_and_types_must_be_the_same(
     spark: SparkSession, tmp_path: Path
 ) -> None:
