@@ -27,6 +27,7 @@ from pipeline.clean.stage import (
     require_exact,
 )
 from pipeline.clean.table_judge import WARNINGS, TableJudge, warnings_of
+from pipeline.errors import CommitConflictError, LakeError
 from pipeline.lake import (
     COUNTS,
     RUN,
@@ -36,7 +37,11 @@ from pipeline.lake import (
     Table,
     Transaction,
     commit,
+    fingerprint,
 )
+
+BATCH = "lakestorm.batch"
+"""Commits of `quarantine` note under this key the batch's fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,13 @@ class Batch:
     redaction: Redaction
     now: datetime
     """Time of the run, in UTC."""
+
+    @property
+    def fingerprint(self) -> str:
+        """All that the batch's rows and their verdicts follow from."""
+        version = None if self.before is None else self.before.version
+        made_of = self.inputs.fingerprint(self.inputs.pipeline)
+        return fingerprint(made_of=made_of, before=version)
 
 
 class BatchCommit:
@@ -78,7 +90,7 @@ class BatchCommit:
         merged = merge(
             self._spark,
             pipeline,
-            judged(self._spark, pipeline, batch.inputs.subject),
+            judged(self._spark, pipeline, batch.inputs.subject, batch.redaction.key),
             before=batch.before,
             rights=batch.inputs.rights,
             redaction=batch.redaction,
@@ -114,14 +126,16 @@ class BatchCommit:
                 WARNINGS: json.dumps(warnings_of(findings)),
                 WITHOUT_BOUNDS: json.dumps(hidden),
             }
-            commit(
+            done = commit(
                 tables["quarantine"],
                 bad_files,
                 attempt=reject,
                 transaction=transaction,
                 replace="all" if batch.before is None else None,
-                notes=notes,
+                notes={**notes, BATCH: batch.fingerprint},
             )
+            if not done.landed:
+                self._require_same_batch()
             measures = quality_rows(counts, of_clean, run, batch.now, findings)
             commit(
                 tables["quality"],
@@ -130,7 +144,7 @@ class BatchCommit:
                 transaction=transaction,
             )
             again = {(period,) for period in merged.periods}
-            commit(
+            done = commit(
                 tables["clean"],
                 good_files,
                 attempt=accept,
@@ -139,7 +153,23 @@ class BatchCommit:
                 elsewhere=True,
                 notes=notes,
             )
+            if not done.landed:
+                raise CommitConflictError(
+                    "table clean",
+                    f"has batch {batch.number} already: another run committed it",
+                    "Run the stage again.",
+                )
         return counts.raw
+
+    def _require_same_batch(self) -> None:
+        """Refuses to complete a batch of which `quarantine` has what other input made of it."""
+        if self._tables["quarantine"].last_note(BATCH) != self._batch.fingerprint:
+            raise LakeError(
+                "table quarantine",
+                f"has batch {self._batch.number} as other settings, files or right sides made it, "
+                "by a run that stopped before its end",
+                "Run `lakestorm clean --incremental --rebuild`: it reads all files once more.",
+            )
 
     def _totals(self, counts: Mapping[str, int], gone: int) -> dict[str, int]:
         """Counts of all batches so far, so that they stand for the tables as they will be."""

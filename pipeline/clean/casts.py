@@ -32,27 +32,30 @@ from pyspark.sql.types import (
 )
 
 from pipeline.config import Column
+from pipeline.config.source import names_zone
 from pipeline.config.types import Array, Atomic, Decimal, Map, Struct, Type
 from pipeline.sources.raw import MALFORMED
 
 WHOLE_NUMBERS = {"tinyint": 2.0**7, "smallint": 2.0**15, "int": 2.0**31, "bigint": 2.0**63}
 """Whole numbers, and the first number too large for each."""
-UNIX_FORMATS = {
+_UNIX = {
     "unix_seconds": F.timestamp_seconds,
     "unix_millis": F.timestamp_millis,
     "unix_micros": F.timestamp_micros,
 }
-"""Formats of times that are numbers, since 1970 in UTC."""
+_PER_SECOND = {"unix_seconds": 1, "unix_millis": 1_000, "unix_micros": 1_000_000}
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 # ISO 8601. Spark also takes a time of day for today's, a year for its first day, and what stands
 # behind a date for nothing.
-_DATE = r"^\s*\d{4}-\d{1,2}-\d{1,2}([T ]\d{1,2}:.*|\s*)$"
+_ZONE_NAME = r"[A-Z]{1,5}|[A-Z][A-Z0-9_+-]*(/[A-Z0-9_+-]+)+"
+_OFFSET = r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2}(:?\d{2})?)?"
+_CLOCK = r"\d{1,2}(:\d{1,2}){1,2}(\.\d*)?"
+_DATE = rf"(?i)^\s*\d{{4}}-\d{{1,2}}-\d{{1,2}}([T ]{_CLOCK}\s*({_ZONE_NAME}|{_OFFSET})?)?\s*$"
 # Python, Delta and Arrow's dates end there.
 _FIRST, _LAST = "0001-01-01", "9999-12-31 23:59:59.999999"
 # Java's, which Spark takes: 12.5d is a double.
-_JAVA_NUMBER = r"[dDfF]\s*$"
-_OFFSET = r"(UTC|GMT|UT)?[+-]\d{1,2}(:?\d{2}(:?\d{2})?)?"
-_HAS_ZONE = rf"(?i):\d{{2}}(\.\d+)?\s*([A-Z]{{1,5}}|[A-Z_]+/[A-Z_/]+|{_OFFSET})\s*$"
-_ZONE_LETTERS = frozenset("VzOXxZ")
+_JAVA_NUMBER = r"(?<![nN])[dDfF]\s*$|^\s*[+-]?0[xX]"
+_HAS_ZONE = rf"(?i):\d{{1,2}}(\.\d*)?\s*({_ZONE_NAME}|{_OFFSET})\s*$"
 
 
 class Cast(NamedTuple):
@@ -144,6 +147,9 @@ def _parsed(raw: SparkColumn, wanted: Type, column: Column, zone: str) -> Cast:
     broken = raw.isNotNull() & parsed.isNull()
     if isinstance(shape, StructType):
         broken = broken | F.coalesce(parsed.getField(MALFORMED).isNotNull(), F.lit(False))
+    # Spark does not look at what stands behind a value.
+    alone = F.json_array_length(F.concat(F.lit("["), raw, F.lit("]"))) == 1
+    broken = broken | (raw.isNotNull() & ~F.coalesce(alone, F.lit(False)))
     value, fails = _cast(F.when(~broken, parsed), shape, wanted, column, zone)
     return Cast(value, broken if fails is None else broken | F.coalesce(fails, F.lit(False)))
 
@@ -157,8 +163,10 @@ def _as_text(wanted: Type) -> Any:
     if isinstance(wanted, Struct):
         return StructType([StructField(name, _as_text(kind)) for name, kind in wanted.fields])
     if isinstance(wanted, Decimal):
-        # As text, Spark would give a number of many digits as a double.
-        return DecimalType(wanted.precision, wanted.scale)
+        # As text, Spark would give a number of many digits as a double; with more digits behind
+        # the point than are wanted, those that are lost are seen.
+        whole = wanted.precision - wanted.scale
+        return DecimalType(38, min(wanted.scale + 10, 38 - whole))
     return StringType()
 
 
@@ -201,6 +209,8 @@ def _misfit(
         limit = WHOLE_NUMBERS[wanted.name]
         # Spark casts 2^63 to 2^63 - 1: rounded to a double, they are the same.
         return (raw % 1 != 0) | (raw >= limit) | (raw < -limit)
+    if wanted.name in ("float", "double") and isinstance(stored, IntegralType):
+        return value.try_cast("bigint") != raw
     if wanted.name in ("float", "double"):
         is_binary = isinstance(stored, DoubleType | FloatType)
         told = F.lower(raw.cast("string"))
@@ -252,6 +262,11 @@ def _literal(mark: str) -> str:
 def _time(raw: SparkColumn, stored: DataType, kind: str, column: Column, zone: str) -> Cast:
     if column.format and isinstance(stored, StringType | IntegralType):
         return _formatted(raw, kind, column, zone)
+    if column.format and isinstance(stored, FractionalType):
+        # pandas makes whole numbers with a null among them doubles.
+        whole = F.when(raw % 1 == 0, raw.try_cast("bigint"))
+        value = _formatted(whole, kind, column, zone).value
+        return Cast(value, raw.isNotNull() & value.isNull())
     if isinstance(stored, StringType):
         return _time_by_text(raw, kind, zone)
     value = raw.try_cast(kind)
@@ -283,19 +298,17 @@ def _time_by_text(raw: SparkColumn, kind: str, zone: str) -> Cast:
 def _formatted(raw: SparkColumn, kind: str, column: Column, zone: str) -> Cast:
     ways = []
     for pattern in column.format:
-        if pattern in UNIX_FORMATS:
-            value = UNIX_FORMATS[pattern](raw.try_cast("bigint"))
+        if pattern in _UNIX:
+            number = raw.try_cast("bigint")
+            limit = F.lit(_LAST_SECOND * _PER_SECOND[pattern])
+            # Beyond, Spark would end the job.
+            value = _UNIX[pattern](F.when(F.abs(number) <= limit, number))
         else:
             value = F.try_to_timestamp(raw.cast("string"), F.lit(pattern))
             if kind == "timestamp" and not names_zone(pattern):
                 value = _of_zone(value, zone)
         ways.append(value.cast(kind))
     return _in_range(raw, F.coalesce(*ways), kind)
-
-
-def names_zone(pattern: str) -> bool:
-    """Whether a pattern of Spark holds the zone; text between quotes is no part of it."""
-    return bool(_ZONE_LETTERS & set("".join(pattern.split("'")[::2])))
 
 
 def _of_zone(value: SparkColumn, zone: str) -> SparkColumn:

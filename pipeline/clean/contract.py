@@ -28,7 +28,11 @@ def carried(pipeline: Pipeline) -> list[str]:
 
 def carried_contract(pipeline: Pipeline) -> dict[str, Column]:
     """The columns of `carried`, as if the contract named all of them."""
-    ours = {ROW_ID: Column(type="string"), OTHER_COLUMNS: Column(type="map<string,string>")}
+    hidden = pipeline.is_sensitive(OTHER_COLUMNS)
+    ours = {
+        ROW_ID: Column(type="string"),
+        OTHER_COLUMNS: Column(type="map<string,string>", sensitive=hidden),
+    }
     return {name: pipeline.source.columns.get(name) or ours[name] for name in carried(pipeline)}
 
 
@@ -74,8 +78,15 @@ def typed(raw: DataFrame, columns: Mapping[str, Column], time_zone: str = "UTC")
     )
 
 
-def with_row_id(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
-    """Adds the column `row_id`, where the pipeline asks for it."""
+def with_row_id(frame: DataFrame, pipeline: Pipeline, key: str = "") -> DataFrame:
+    """Adds the column `row_id`, where the pipeline asks for it.
+
+    Args:
+        frame: Typed rows.
+        pipeline: The description.
+        key: What ids by content are hashed with, where a column is sensitive: whoever sees the
+            other values could try all that it may hold.
+    """
     if pipeline.clean.row_id is None:
         return frame
     if pipeline.clean.row_id == "position":
@@ -84,7 +95,7 @@ def with_row_id(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
         # By the raw text of what did not cast: rows are equal only if all of them is.
         raw = [name for name in carried(pipeline) if name != ROW_ID]
         content = F.struct(*map(quoted, raw), F.col(UNREADABLE))
-        value = F.sha2(F.to_json(content, JSON_OPTIONS), 256)
+        value = F.sha2(F.concat(F.lit(key), F.to_json(content, JSON_OPTIONS)), 256)
     return frame.withColumn(ROW_ID, value)
 
 

@@ -18,17 +18,27 @@ from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
 from pipeline.sources.formats import Rows
-from pipeline.sources.raw import FILE, POSITION, quoted
+from pipeline.sources.raw import FILE, POSITION, quoted, reading
 
 PERIOD_PARTITIONS = 1_000
 """Of the shuffle that brings a period's rows together."""
 
 
-def judged(spark: SparkSession, pipeline: Pipeline, subject: Rows) -> DataFrame:
-    """All raw rows, typed, each with its verdict and reasons."""
+def judged(spark: SparkSession, pipeline: Pipeline, subject: Rows, key: str = "") -> DataFrame:
+    """All raw rows, typed, each with its verdict and reasons.
+
+    Args:
+        spark: The session.
+        pipeline: The description.
+        subject: The raw rows.
+        key: For ids by content, which would give sensitive values away without.
+    """
     source = pipeline.source
-    groups = [typed(raw, source.columns, source.time_zone) for raw in subject.frames(spark)]
-    return judged_by_rules(with_row_id(reduce(DataFrame.unionByName, groups), pipeline), pipeline)
+    with reading("source"):
+        raw = subject.frames(spark)
+    groups = [typed(each, source.columns, source.time_zone) for each in raw]
+    rows = with_row_id(reduce(DataFrame.unionByName, groups), pipeline, key)
+    return judged_by_rules(rows, pipeline)
 
 
 def judged_by_rules(frame: DataFrame, pipeline: Pipeline) -> DataFrame:
@@ -51,7 +61,9 @@ def accepted(
     for name, described in pipeline.clean.joins.items():
         # Its contract, with patterns written out.
         join = described.model_copy(update={"columns": rights[name].files.columns})
-        right = right_side(rights[name].frames(spark), join)
+        with reading(f"clean.joins.{name}"):
+            raw = rights[name].frames(spark)
+        right = right_side(raw, join)
         require_joinable(frame, right, join, name, pipeline.is_sensitive)
         if join.asof is None:
             frame = joined(frame, right, join)

@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 import time
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property, reduce
@@ -36,8 +37,8 @@ from pipeline.errors import (
     CommitConflictError,
     ConfigError,
     LakeError,
-    LakestormError,
     SourceError,
+    one_line,
 )
 from pipeline.lake import (
     WRITER,
@@ -48,7 +49,8 @@ from pipeline.lake import (
 )
 from pipeline.outcome import Outcome
 from pipeline.sources.formats import endings_of, format_of, open_rows
-from pipeline.sources.raw import Found, RawFile
+from pipeline.sources.places import split_pattern
+from pipeline.sources.raw import Found, RawFile, shortened
 from pipeline.stores.folder import folder_of
 
 log = logging.getLogger(__name__)
@@ -56,9 +58,12 @@ log = logging.getLogger(__name__)
 MENDED = "lakestorm.mended_files"
 """Commits note under this key files that were written again after Spark found them, and before any
 row of them was committed: path to time of change in ms."""
+PLACES = "lakestorm.places"
+"""And under this one the paths of the source."""
 _FILES_SCHEMA = "path STRING, modificationTime TIMESTAMP, length BIGINT, content BINARY"
 # Spark would leave out, without a word, what is a week older than the newest file it has seen.
 _ANY_AGE = "36500d"
+_OF_SPARK = (PySparkException, Py4JJavaError)
 
 
 def clean_increment(
@@ -177,20 +182,7 @@ class _Increment:
             if last_batch(self._checkpoint) >= 0:
                 raise LakeError("table clean", "is not there, but files were read for it", remedy)
             return
-        if self._follows_table:
-            self._require_own_table(writer, remedy)
-            return
-        if not self._checkpoint.exists() or writer != self._app:
-            raise LakeError(
-                "table clean",
-                f"was written by {writer}, so which raw files it holds is not known here",
-                remedy,
-            )
-        reached = clean.transaction_version(self._app)
-        if last_batch(self._checkpoint) > (-1 if reached is None else reached):
-            raise LakeError(
-                "table clean", "was taken back to an earlier version: it lacks files read", remedy
-            )
+        self._require_own_tables(writer, remedy)
         if not settle(self._tables):
             raise LakeError(
                 "tables clean and quarantine",
@@ -201,18 +193,41 @@ class _Increment:
             raise LakeError(
                 "table clean", "was written under another contract or other rules", remedy
             )
-        self._refuse_changed_files()
+        self._require_same_places(remedy)
+        if not self._follows_table:
+            self._refuse_changed_files()
 
-    def _require_own_table(self, writer: str, remedy: str) -> None:
-        if writer != self._app:
+    def _require_own_tables(self, writer: str, remedy: str) -> None:
+        clean, quarantine = self._tables["clean"], self._tables["quarantine"]
+        known = self._follows_table or self._checkpoint.exists()
+        if not known or writer != self._app:
+            what = "versions of the source" if self._follows_table else "raw files"
             raise LakeError(
                 "table clean",
-                f"was written by {writer}, so which versions of the source it holds is not known",
+                f"was written by {writer}, so which {what} it holds is not known here",
                 remedy,
             )
-        if self._tables["clean"].last_note(SETTINGS) != self._settings[SETTINGS]:
+        if quarantine.last_note(WRITER) != writer:
             raise LakeError(
-                "table clean", "was written under another contract or other rules", remedy
+                "table quarantine", "was written by another run than clean, which stopped", remedy
+            )
+        reached = clean.transaction_version(self._app)
+        last = -1 if self._follows_table else last_batch(self._checkpoint)
+        if last > (-1 if reached is None else reached):
+            raise LakeError(
+                "table clean", "was taken back to an earlier version: it lacks files read", remedy
+            )
+
+    def _require_same_places(self, remedy: str) -> None:
+        """Spark remembers files by the place of their folder in the list of folders."""
+        before: list[str] = json.loads(self._tables["clean"].last_note(PLACES) or "[]")
+        now = list(self._pipeline.source.path)
+        # One folder may be moved.
+        if before and before != now and max(len(before), len(now)) > 1:
+            raise LakeError(
+                "source.path",
+                f"names other places, or in another order, than were read: {', '.join(before)}",
+                f"Put it back as it was. {remedy}",
             )
 
     def stale(self) -> dict[str, str]:
@@ -240,25 +255,26 @@ class _Increment:
         try:
             query = writer.start()
             query.awaitTermination()
-        except (PySparkException, Py4JJavaError) as error:
+        except _OF_SPARK as error:
             if isinstance(self._fault, LakestormError):
                 raise self._fault from None
+            told = shortened(one_line(self._fault or str(error).strip().splitlines()[0]))
             raise SourceError(
                 "source.path",
-                f"new files could not be read: {str(error).strip().splitlines()[0]}",
-                "Mend the cause and run the stage again; nothing was committed.",
+                f"new files could not be taken: {told}",
+                "Mend the cause and run the stage again: the batch is not done, and comes again.",
             ) from (self._fault or error)
 
     def _stream(self, path: str) -> DataFrame:
         """The names of files below a path, as they come."""
         storage = self._pipeline.source.storage or self._pipeline.storage
+        # What a pattern names is taken whatever it ends with.
+        wild = split_pattern(path)[1] is not None
+        endings = map(_any_case, endings_of(self._pipeline.source))
         return (
             self._spark.readStream.format("binaryFile")
             .schema(_FILES_SCHEMA)
-            .option(
-                "pathGlobFilter",
-                f"*{{{','.join(map(_any_case, endings_of(self._pipeline.source)))}}}",
-            )
+            .option("pathGlobFilter", "*" if wild else f"*{{{','.join(endings)}}}")
             .option("recursiveFileLookup", "true")
             .option("maxFileAge", _ANY_AGE)
             .load(folder_of(path, storage).spark_path("").rstrip("/"))
@@ -269,8 +285,17 @@ class _Increment:
     def _app(self) -> str:
         """Named after the query, whose id lasts as long as its checkpoint."""
         if self._follows_table:
-            return f"clean/{self._pipeline.name}/{self._source_table.table_id}"
+            return self._app_of_table
         return f"clean/{query_id(self._checkpoint)}"
+
+    @cached_property
+    def _app_of_table(self) -> str:
+        """Named after the table; another one for each rebuild, as its number is the version."""
+        base = f"clean/{self._pipeline.name}/{self._source_table.table_id}"
+        if self._rebuild:
+            return f"{base}/{uuid.uuid4().hex[:12]}"
+        writer = self._tables["clean"].last_note(WRITER) or ""
+        return writer if writer.startswith(f"{base}/") else base
 
     @cached_property
     def _source_table(self) -> SourceTable:
@@ -351,6 +376,7 @@ class _Increment:
         before = self._tables["clean"].snapshot() if own and not anew else None
         batch = Batch(number, inputs.only(new), before, self._redaction, self._now)
         notes = {WRITER: self._app, **self._settings, **self._mended(new.files)}
+        notes[PLACES] = json.dumps(list(self._pipeline.source.path))
         stored_bytes = new.bytes
         if before is not None:
             stored_bytes += before.bytes

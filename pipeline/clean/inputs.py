@@ -9,7 +9,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from pipeline.clean.table_rules import own_files
-from pipeline.config import Files, Pipeline
+from pipeline.config import OTHER_COLUMNS, ROW_ID, Files, Pipeline
 from pipeline.errors import ConfigError, SchemaError
 from pipeline.lake import Lake, fingerprint
 from pipeline.sources import idx, nycflights13
@@ -35,7 +35,9 @@ class Inputs:
     def of(cls, spark: SparkSession, pipeline: Pipeline) -> Inputs:
         """What there is; raises as `open_rows` and `Rows.matches` do."""
         _require_positions(pipeline)
-        subject = open_rows(spark, pipeline.source, "source", pipeline.storage)
+        subject = open_rows(
+            spark, pipeline.source, "source", pipeline.storage, reserved=names_of_ours(pipeline)
+        )
         rights = right_sides(spark, pipeline)
         notes = [*_patterns_matched(pipeline.source, subject.files), *_policies_applied(subject)]
         return cls(_with_contracts(pipeline, subject, rights), subject, rights, tuple(notes))
@@ -52,7 +54,11 @@ class Inputs:
         """
 
         def identity(rows: Rows) -> list[list[str | int]]:
-            return [[file.name, file.bytes, file.modified_ns] for file in rows.found.files]
+            found = rows.found
+            listed: list[list[str | int]] = [
+                [file.name, file.bytes, file.modified_ns] for file in found.files
+            ]
+            return [*listed, [found.state]] if found.state else listed
 
         return fingerprint(
             subject=identity(self.subject),
@@ -93,11 +99,18 @@ def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
     return pipeline.model_copy(update={"source": parquet})
 
 
+def names_of_ours(pipeline: Pipeline) -> set[str]:
+    """Columns of `clean`, or made of it, that no pattern of the contract may stand for."""
+    joined = {name for join in pipeline.clean.joins.values() for name in join.select}
+    added = {pipeline.clean.period.column, ROW_ID, OTHER_COLUMNS}
+    return added | joined | set(pipeline.features.derive)
+
+
 def with_contract_of(pipeline: Pipeline, columns: Iterable[str]) -> Pipeline:
     """The pipeline with its patterns written out by columns that a table has already."""
     if not pipeline.source.patterns:
         return pipeline
-    source = expanded(pipeline.source, columns, "source")
+    source = expanded(pipeline.source, columns, "source", names_of_ours(pipeline))
     return pipeline.model_copy(update={"source": source})
 
 
@@ -152,7 +165,7 @@ def _policies_applied(subject: Rows) -> list[str]:
     new = list(dict.fromkeys(name for each in matches for name in each.new))
     missing = list(dict.fromkeys(name for each in matches for name in each.missing))
     for name in missing:
-        if matches and all(name in each.missing for each in matches) and subject.rows() is not None:
+        if subject.knows_columns and all(name in each.missing for each in matches):
             raise SchemaError(
                 f"source.columns.{name}",
                 f"is in none of {len(matches)} files",

@@ -70,7 +70,12 @@ def merge(
     if present is not None and dedupe is not None:
         judged = against(judged, present, dedupe)
         staying = remaining(judged, present, dedupe)
-    judged = with_table_rules(judged, Rights(spark, pipeline, rights), staying)
+    sides = Rights(spark, pipeline, rights)
+    judged = with_table_rules(judged, sides, staying)
+    takes_out = any(rule.takes_rows_out for rule in settings.table_rules.values())
+    if present is not None and dedupe is not None and takes_out:
+        # A row that would have corrected one may be out: then that one stays, and has rivals.
+        judged = with_table_rules(judged, sides, remaining(judged, present, dedupe))
     judged = observed_verdicts(
         judged, pipeline.source.columns, settings.rules, of_rows, settings.table_rules
     )

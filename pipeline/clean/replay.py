@@ -231,7 +231,9 @@ class _Replay:
         raw = raw_again(self._base.quarantine.dataframe(self._spark), contract)
         typed = typed_again(raw, contract, self._pipeline.source.time_zone)
         if self._pipeline.clean.row_id == "content":
-            typed = with_row_id(typed, self._pipeline)  # values may have become readable
+            typed = with_row_id(
+                typed, self._pipeline, self._redaction.key
+            )  # values may have become readable
         self._require_same_types(typed.select(*contract))
         # Reasons and their counts, no rows.
         stayed = Counter({row[0]: row[1] for row in raw.groupBy(STAYS).count().collect()})

@@ -113,7 +113,7 @@ def _text(column: Column, kind: DataType) -> Column:
 def _key(lake: Lake) -> str:
     """The key in the form that Spark's plans show blank."""
     given = os.environ.get(KEY_VARIABLE)
-    if given is None:
+    if not given:  # empty where a compose file names it and nobody set it
         given = _stored_key(lake)
     return f"lakestorm-key-{hashlib.sha256(given.encode()).hexdigest()}"
 

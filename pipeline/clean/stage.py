@@ -114,7 +114,7 @@ def _write(
 ) -> None:
     pipeline = inputs.pipeline
     settings = pipeline.clean
-    rows = judged(spark, pipeline, inputs.subject)
+    rows = judged(spark, pipeline, inputs.subject, redaction.key)
     rows = with_table_rules(rows, Rights(spark, pipeline, inputs.rights))
     of_rows, of_columns = Observation(), Observation()
     counted = observed_verdicts(

@@ -16,6 +16,8 @@ ColumnType = Annotated[str, AfterValidator(lambda text: str(parse_type(text)))]
 FileFormat = Literal["parquet", "csv", "json", "delta"]
 OTHER_COLUMNS = "other_columns"
 """Column of `clean` that holds new columns under the policy `new_column: keep`."""
+UNIX_FORMATS = ("unix_seconds", "unix_millis", "unix_micros")
+"""Formats of times that are numbers, since 1970 in UTC."""
 _TIMES = ("date", "timestamp", "timestamp_ntz")
 
 
@@ -25,6 +27,11 @@ def _one_or_more(given: Any) -> Any:
 
 
 Texts = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_more)]
+
+
+def names_zone(pattern: str) -> bool:
+    """Whether a pattern of Spark for times holds the zone; quoted text is no part of it."""
+    return bool(set("VzOXxZ") & set("".join(pattern.split("'")[::2])))
 
 
 class Column(Settings):
@@ -65,6 +72,9 @@ class Column(Settings):
             raise ValueError(f"decimal_separator and grouping say nothing to the type {self.type}")
         if self.grouping == self.decimal_separator:
             raise ValueError(f"grouping and decimal_separator are both {self.grouping!r}")
+        patterns = [each for each in self.format if each not in UNIX_FORMATS]
+        if "timestamp_ntz" in ends and any(map(names_zone, patterns)):
+            raise ValueError("format names a zone, which timestamp_ntz would lose; use timestamp")
         if self.time_zone and "timestamp" not in ends:
             raise ValueError(f"time_zone says nothing to the type {self.type}")
         return self
@@ -133,6 +143,9 @@ class Files(Settings):
     def _one_place_is_named(self) -> Self:
         if bool(self.path) == bool(self.table):
             raise ValueError("name either a path or a table")
+        ignored = {"format", "version", "as_of", "options", "storage"} & self.model_fields_set
+        if self.table and ignored:
+            raise ValueError(f"{min(ignored)} says nothing to a table of the catalogue")
         if self.version is not None and self.as_of is not None:
             raise ValueError("version and as_of: name one of them")
         for name, column in self.columns.items():

@@ -17,6 +17,7 @@ from pipeline.config.settings import ColumnName, Name, Settings, require_known
 from pipeline.config.source import Column, Files
 from pipeline.config.types import Atomic, Decimal, is_orderable
 
+_LONGEST_SPAN = 1_000_000
 _SPAN = re.compile(r"(\d+)\s*(minute|hour|day|week)s?")
 _TIMES = {"date", "timestamp", "timestamp_ntz"}
 _NUMBERS = {"tinyint", "smallint", "int", "bigint", "float", "double"}
@@ -59,8 +60,11 @@ class Freshness(Settings):
     @field_validator("within")
     @classmethod
     def _is_a_span(cls, text: str) -> str:
-        if not _SPAN.fullmatch(text.strip()):
+        match = _SPAN.fullmatch(text.strip())
+        if not match:
             raise ValueError("write a number and minutes, hours, days or weeks, such as `2 days`")
+        if not 0 < int(match[1]) <= _LONGEST_SPAN:
+            raise ValueError(f"write a number from 1 to {_LONGEST_SPAN:,}")
         return text
 
     @property

@@ -69,10 +69,20 @@ def require_same(found: pa.Schema, wanted: pa.Schema, where: str) -> None:
         raise SchemaError(where, f"has its columns in the order {found.names}", remedy)
 
 
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_list_view,
+    pa.types.is_fixed_size_list,
+)
+
+
 def plain(kind: pa.DataType) -> pa.DataType:
     """One spelling of a type: no large, view or dictionary types, timestamps in microseconds."""
     if pa.types.is_dictionary(kind):
         return plain(kind.value_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        return plain(kind.storage_type)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
@@ -83,7 +93,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _plain_nested(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_list_view(kind):
+    if any(is_kind(kind) for is_kind in _LISTS):
         return pa.list_(plain(kind.value_type))
     if pa.types.is_map(kind):
         return pa.map_(plain(kind.key_type), plain(kind.item_type))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipeline.config import Pipeline, Source
+from pipeline.config import OTHER_COLUMNS, Pipeline, Source
 from pipeline.errors import ConfigError, one_line
 from pipeline.lake import Snapshot
 from pipeline.sources.raw import MALFORMED
@@ -76,7 +76,7 @@ class Example:
 
 
 def _is_sensitive(source: Source, name: str) -> bool:
-    if name == MALFORMED:  # a whole line, with all its values
+    if name in (MALFORMED, OTHER_COLUMNS):  # a line with all its values, or columns not known
         return any(each.sensitive for each in source.columns.values())
     column = source.column_of(name)
     return column is not None and column.sensitive

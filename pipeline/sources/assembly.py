@@ -40,8 +40,9 @@ def _absent(files: Files, name: str) -> Column:
     """What stands for a column that a file lacks."""
     column = files.columns[name]
     value = column.default if files.policies.missing_column == "default" else None
-    # As text it goes the way of all values: one that is none of the type is a fault of its row.
-    return F.lit(None if value is None else _text(value)).cast("string")
+    if value is None:
+        return F.lit(None).cast("string")
+    return F.lit(value).cast(column.type)  # which was tried when the files were found
 
 
 def _other_columns(values: Mapping[str, Column], schema: StructType) -> Column:
@@ -65,7 +66,3 @@ def _as_text(value: Column, schema: StructType, name: str) -> Column:
     if isinstance(kind, ArrayType | MapType | StructType):
         return F.to_json(value, JSON_OPTIONS)
     return F.base64(value) if isinstance(kind, BinaryType) else value.cast("string")
-
-
-def _text(value: bool | float | str) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

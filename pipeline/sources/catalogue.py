@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import ClassVar
 from urllib.parse import unquote, urlsplit
 
+import pyarrow as pa
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.pandas.types import to_arrow_type
 from pyspark.sql.types import StructType
 
 from pipeline.config import Files
-from pipeline.errors import SourceError
+from pipeline.errors import SchemaError, SourceError
 from pipeline.expressions import spark_reason
 from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match
@@ -32,6 +33,8 @@ class CatalogueTable:
         found: Its files.
     """
 
+    knows_columns: ClassVar = True
+
     spark: SparkSession
     files: Files
     found: Found
@@ -48,11 +51,9 @@ class CatalogueTable:
     def frames(self, spark: SparkSession) -> list[DataFrame]:
         """The rows, in one frame."""
         [matched] = self.matches()
-        kinds = to_arrow_schema(self._schema, timezone="UTC")
+        where = f"table {self.files.table}"
         for name, path in matched.found.items():
-            require_castable(
-                kinds.field(path[0]).type, path, self.files, name, f"table {self.files.table}"
-            )
+            require_castable(self._kind(path[0], where), path, self.files, name, where)
         frame = spark.table(str(self.files.table)).select("*", "_metadata")
         # Rows of other files than Parquet have no index, see text.with_text_origin.
         place = F.col("_metadata.file_block_start") + F.monotonically_increasing_id() % (1 << 33)
@@ -66,6 +67,16 @@ class CatalogueTable:
     def rows(self) -> int | None:
         """Not known without reading."""
         return None
+
+    def _kind(self, name: str, where: str) -> pa.DataType:
+        try:
+            return to_arrow_type(self._schema[name].dataType, timezone="UTC")
+        except PySparkException as error:
+            raise SchemaError(
+                f"{where}, column {name}",
+                f"has type {self._schema[name].dataType.simpleString()}, which Arrow does not have",
+                "Cast it in the table, or leave it out of the contract.",
+            ) from error
 
     @cached_property
     def _schema(self) -> StructType:
@@ -98,8 +109,21 @@ def find_table(spark: SparkSession, files: Files, setting: str) -> Found:
         ) from error
     except PySparkException as error:
         raise SourceError(where, f"cannot be read: {spark_reason(error)}", "Mend it.") from error
+    provider = _provider(spark, str(files.table))
+    if provider in ("csv", "json", "text"):
+        raise SourceError(
+            where,
+            f"is a table of {provider}, of which Spark makes null what it cannot read",
+            "Name its folder as the path, and the format: what does not cast goes to quarantine.",
+        )
     root = _common_folder(uris)
-    return Found(tuple(_file(uri, root) for uri in uris), root)
+    return Found(tuple(_file(spark, uri, root) for uri in uris), root)
+
+
+def _provider(spark: SparkSession, table: str) -> str:
+    described = spark.sql(f"DESCRIBE TABLE EXTENDED {table}")
+    rows = described.where("col_name = 'Provider'").select("data_type").head()
+    return "" if rows is None else str(rows[0]).lower()
 
 
 def _common_folder(uris: list[str]) -> str:
@@ -117,14 +141,18 @@ def _common_folder(uris: list[str]) -> str:
     return unquote(shortest[:same].rpartition("/")[0])
 
 
-def _file(uri: str, root: str) -> RawFile:
+def _file(spark: SparkSession, uri: str, root: str) -> RawFile:
     split = urlsplit(uri)
-    path = unquote(split.path) if split.scheme in ("", "file") else uri
-    state = Path(path).stat() if split.scheme in ("", "file") else None
+    path = unquote(split.path) if split.scheme in ("", "file") else unquote(uri)
+    jvm, context = spark._jvm, spark.sparkContext._jsc  # noqa: SLF001
+    if jvm is None or context is None:
+        raise RuntimeError("no JVM: lakestorm needs a classic Spark session, not Spark Connect")
+    place = jvm.org.apache.hadoop.fs.Path(path)
+    status = place.getFileSystem(context.hadoopConfiguration()).getFileStatus(place)
     return RawFile(
         path=path,
         name=unquote(uri).removeprefix(root).lstrip("/"),
-        bytes=state.st_size if state else 0,
-        modified_ns=state.st_mtime_ns if state else 0,
+        bytes=int(status.getLen()),
+        modified_ns=int(status.getModificationTime()) * 1_000_000,
         spark_path=path,
     )

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from pipeline.config import Files, Storage
-from pipeline.errors import SchemaError, one_line
+from pipeline.errors import ConfigError, SchemaError, one_line
 from pipeline.sources.assembly import assembled
-from pipeline.sources.matching import Match, match
+from pipeline.sources.matching import Match, match, refuse_twins
 from pipeline.sources.places import find
 from pipeline.sources.quoting import Quoting
 from pipeline.sources.raw import (
@@ -51,6 +53,8 @@ _THREADS = 8
 class CsvFiles:
     """CSV files of one source; every value is text, lines that do not parse are in `MALFORMED`."""
 
+    knows_columns: ClassVar = True
+
     files: Files
     found: Found
 
@@ -70,11 +74,12 @@ class CsvFiles:
         matches = self.matches()
         require_whole(spark, self.files, self.found, self._quoting)
         groups: dict[tuple[str, ...], tuple[Match, list[RawFile]]] = {}
-        for file, header, matched in zip(self.found.files, self._headers, matches, strict=True):
+        for file, header, matched in zip(self.found.files, self._written, matches, strict=True):
+            refuse_twins(header, header, f"file {file.path}")
             groups.setdefault((*header, "/", *file.partition), (matched, []))[1].append(file)
         return [
-            self._frame(spark, matched, group, self._headers[self.found.files.index(group[0])])
-            for matched, group in groups.values()
+            self._frame(spark, matched, group, header[: header.index("/")])
+            for header, (matched, group) in groups.items()
         ]
 
     def rows(self) -> int | None:
@@ -92,42 +97,57 @@ class CsvFiles:
         """How the files quote; None where a look at the quotes would tell nothing."""
         told = {name.lower(): value for name, value in self._options.items()}
         quote = told.get("quote", '"')
-        if quote in ("", "\0") or told.get("comment"):
+        if quote in ("", "\0"):
             return None
         return Quoting(
             quote=quote,
             escape=told.get("escape", quote),
             separator=self._separator,
+            comment=told.get("comment", ""),
             multi_line=told["multiline"].lower() == "true",
         )
 
     @property
     def _separator(self) -> str:
-        return has_option(self.files, "sep") or has_option(self.files, "delimiter") or ","
+        given = has_option(self.files, "sep") or has_option(self.files, "delimiter") or ","
+        return given.replace("\\t", "\t")  # as Spark reads it
 
     @cached_property
-    def _headers(self) -> list[list[str]]:
-        """Of each file, its columns, those that its folders name last."""
+    def _written(self) -> list[list[str]]:
+        """The header of each file."""
         with ThreadPoolExecutor(_THREADS) as threads:
-            heads = threads.map(self._header, self.found.files)
+            return list(threads.map(self._header, self.found.files))
+
+    @property
+    def _headers(self) -> list[list[str]]:
+        """Of each file, its columns, those that its folders name last, and in place of its own."""
         return [
-            [*(name for name in head if name not in file.partition), *file.partition]
-            for file, head in zip(self.found.files, heads, strict=True)
+            [*(name for name in header if name not in file.partition), *file.partition]
+            for file, header in zip(self.found.files, self._written, strict=True)
         ]
 
     def _header(self, file: RawFile) -> list[str]:
         if (has_option(self.files, "header") or "true").lower() != "true":
             # Without names, columns are those of the contract, in its order.
-            return [name for name in self.files.columns if name not in file.partition]
+            if self.files.patterns:
+                raise ConfigError(
+                    f"columns.{self.files.patterns[0]}",
+                    "is a pattern, and without a header columns have no names to match",
+                    "Write each column out, in the order of the files.",
+                )
+            named = ((c.names or (name,))[0] for name, c in self.files.columns.items())
+            return [name for name in named if name not in file.partition]
         separator, text = self._separator, head_of(file, encoding_of(self.files))
-        first = _first_record(text, separator)
+        first = _first_record(text, separator, self._quoting)
         names = [name.strip() if self._strips else name for name in first]
-        if len(names) == 1 and any(mark in names[0] for mark in ";\t|") and separator == ",":
+        alone = len(names) == 1 and names[0] not in self.files.columns
+        if alone and any(mark in names[0] for mark in ";\t|") and separator == ",":
             mark = next(mark for mark in ";\t|" if mark in names[0])
             raise SchemaError(
                 f"file {file.path}",
                 f"has one column only, {self._shown(names[0])}",
-                f"Its values seem to be separated by {mark!r}: set options: {{sep: {mark!r}}}.",
+                f"Its values seem to be separated by {json.dumps(mark)}: set options: "
+                f"{{sep: {json.dumps(mark)}}}.",
             )
         return names
 
@@ -147,8 +167,7 @@ class CsvFiles:
         self, spark: SparkSession, matched: Match, group: Sequence[RawFile], header: Sequence[str]
     ) -> DataFrame:
         partitions = group[0].partition
-        stored = [name for name in header if name not in partitions]
-        reader = spark.read.options(**self._options).schema(text_schema([*stored, MALFORMED]))
+        reader = spark.read.options(**self._options).schema(text_schema([*header, MALFORMED]))
         frame = reader.csv([file.spark_path for file in group]).select("*", "_metadata")
         frame = with_text_origin(frame, self.found.root)
 
@@ -159,10 +178,18 @@ class CsvFiles:
         return assembled(frame, self.files, values, {name: value(name) for name in matched.new})
 
 
-def _first_record(text: str, separator: str) -> list[str]:
+def _first_record(text: str, separator: str, quoting: Quoting | None) -> list[str]:
     """The names in a header; a line that no CSV reader takes is one name."""
+    text = text.lstrip("\r\n")
+    while quoting is not None and quoting.comment and text.startswith(quoting.comment):
+        text = text.partition("\n")[2].lstrip("\r\n")
+    # Python's reader knows separators of one character.
+    one = separator if len(separator) == 1 else "\x1f"
+    lines = io.StringIO(text.replace(separator, one), newline="")
     try:
-        return next(iter(csv.reader(io.StringIO(text, newline=""), delimiter=separator[:1])), [])
+        if quoting is None:
+            return next(csv.reader(lines, delimiter=one, quoting=csv.QUOTE_NONE), [])
+        return next(csv.reader(lines, delimiter=one, quotechar=quoting.quote), [])
     except csv.Error:
         return text.splitlines()[:1]
 

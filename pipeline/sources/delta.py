@@ -8,11 +8,13 @@ Source: Delta transaction log protocol, "Deletion Vectors", "Column Mapping", "P
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -56,6 +58,8 @@ class DeltaFiles:
         found: The version's files.
         handle: The table at that version.
     """
+
+    knows_columns: ClassVar = True
 
     files: Files
     found: Found
@@ -150,8 +154,23 @@ def open_table(files: Files, setting: str, storage: Storage) -> DeltaTable:
             f"cannot be opened{pinned}: {plain(error)}",
             "Choose a version that its log still has, or mend the table.",
         ) from error
+    if files.as_of is not None:
+        _require_there_then(handle, folder, files.as_of, where)
     _refuse_unknown(handle, where)
     return handle
+
+
+def _require_there_then(handle: DeltaTable, folder: Folder, as_of: datetime, where: str) -> None:
+    """Refuses a time before the table's first version, for which delta-rs gives the first."""
+    name = f"{handle.version():020d}.json"
+    logs = {entry.path: entry for entry in folder.below("_delta_log").entries()}
+    zoned = as_of if as_of.tzinfo else as_of.replace(tzinfo=UTC)
+    if name in logs and logs[name].modified_seconds > zoned.timestamp():
+        raise TableNotFoundError(
+            where,
+            f"has no version at {as_of.isoformat()}: the oldest in its log came later",
+            "Name a later time, or a version.",
+        )
 
 
 def _refuse_unknown(handle: DeltaTable, where: str) -> None:
@@ -185,7 +204,17 @@ def find_delta(files: Files, setting: str, storage: Storage) -> tuple[Found, Del
                 "Pin a version whose files are still there, or restore the file.",
             )
     root = folder.spark_path("").rstrip("/")
-    return Found(tuple(found), root if "://" in root else f"file://{root}"), handle
+    uri = root if "://" in root else f"file://{root}"
+    return Found(tuple(found), uri, _deletions(handle)), handle
+
+
+def _deletions(handle: DeltaTable) -> str:
+    """Tells deletion vectors apart: a file of which rows were deleted keeps name and bytes."""
+    vectors = pa.table(handle.deletion_vectors())
+    if not vectors.num_rows:
+        return ""
+    told = sorted(map(repr, vectors.to_pylist()))
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def physical_names(handle: DeltaTable) -> dict[str, str]:
@@ -242,4 +271,6 @@ def _file(
 
 
 def _text(value: object) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
     return None if value is None else str(value)

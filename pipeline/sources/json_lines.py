@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 from pipeline.config import Files, Storage
 from pipeline.sources.assembly import assembled
@@ -30,7 +31,6 @@ from pipeline.sources.text import (
     encoding_of,
     head_of,
     require_whole,
-    text_schema,
     with_text_origin,
 )
 
@@ -51,6 +51,8 @@ class JsonFiles:
         found: The files.
     """
 
+    knows_columns: ClassVar = False
+
     spark: SparkSession
     files: Files
     found: Found
@@ -67,14 +69,15 @@ class JsonFiles:
             update={"policies": self.files.policies.model_copy(update={"missing_column": "null"})}
         )
         where = f"file {self.found.files[0].path}"
-        return [match(optional, names, where)]
+        # Which keys a line lacks says nothing of which columns a file has.
+        return [replace(match(optional, names, where), missing=())]
 
     def frames(self, spark: SparkSession) -> list[DataFrame]:
         """The rows, a frame for each group of files in folders that name the same columns."""
         for file in self.found.files:
             head_of(file, encoding_of(self.files))
         by_line = (has_option(self.files, "multiLine") or "false").lower() != "true"
-        require_whole(spark, self.files, self.found, Objects() if by_line else None)
+        require_whole(spark, self.files, self.found, Objects(by_line=by_line))
         groups: dict[tuple[str, ...], list[RawFile]] = {}
         for file in self.found.files:
             groups.setdefault(tuple(file.partition), []).append(file)
@@ -98,11 +101,19 @@ class JsonFiles:
             for name, column in self.files.columns.items()
         }
         keys = dict.fromkeys(path[0] for paths in spelled.values() for path in paths)
+        # Spark tells keys apart without their case.
+        refuse_twins([*keys, *new], [*keys, *new], f"file {group[0].path}")
         read = [key for key in dict.fromkeys((*keys, *new)) if key not in partitions]
-        reader = spark.read.options(**{**self.files.options, **FORCED})
-        frame = reader.schema(text_schema([*read, MALFORMED])).json(
-            [file.spark_path for file in group]
+        options = {"allowSingleQuotes": "false", **self.files.options, **FORCED}
+        # A key of which only fields are asked for is read as their struct: taken out of its text, a
+        # number would lose digits.
+        nested = {key: _fields(key, spelled.values()) for key in read}
+        schema = StructType(
+            [StructField(key, kind or StringType()) for key, kind in nested.items()]
+            + [StructField(MALFORMED, StringType())]
         )
+        reader = spark.read.options(**options).schema(schema)
+        frame = reader.json([file.spark_path for file in group])
         frame = with_text_origin(frame.select("*", "_metadata"), self.found.root)
 
         def value(path: tuple[str, ...]) -> Column:
@@ -110,6 +121,8 @@ class JsonFiles:
                 return partition_value(path[0])
             if len(path) == 1:
                 return quoted(path[0])
+            if nested[path[0]] is not None:
+                return quoted(*path)
             return F.get_json_object(quoted(path[0]), "$" + "".join(f"['{p}']" for p in path[1:]))
 
         values = {
@@ -152,6 +165,27 @@ class JsonFiles:
         with reading("source"):
             # The names of columns, no rows.
             return sorted(row["key"] for row in keys.collect())
+
+
+def _fields(key: str, spelled: Iterable[Sequence[tuple[str, ...]]]) -> StructType | None:
+    """The shape of a key of which only fields are asked for; None where it is asked for whole."""
+    paths = [path[1:] for paths in spelled for path in paths if path[0] == key]
+    if not paths or () in paths:
+        return None
+    return _struct(paths)
+
+
+def _struct(paths: Sequence[tuple[str, ...]]) -> StructType | None:
+    """Text at the end of each path; None where one goes through the end of another."""
+    fields = []
+    for name in dict.fromkeys(path[0] for path in paths):
+        below = [path[1:] for path in paths if path[0] == name]
+        deeper = [path for path in below if path]
+        kind = _struct(deeper) if deeper else StringType()
+        if kind is None or (deeper and len(deeper) < len(below)):
+            return None
+        fields.append(StructField(name, kind))
+    return StructType(fields)
 
 
 def find_json(files: Files, setting: str, storage: Storage) -> Found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +11,8 @@ from pipeline.config import Column, Files
 from pipeline.config.settings import is_pattern
 from pipeline.errors import ConfigError, SchemaError, one_line
 from pipeline.sources.raw import shortened
+
+_CONTRACT_NAME = re.compile(r"[^_.`][^.`]*")
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,17 @@ def find_column(
     return None
 
 
-def expanded(files: Files, seen: Iterable[str], setting: str) -> Files:
+def expanded(
+    files: Files, seen: Iterable[str], setting: str, reserved: Collection[str] = ()
+) -> Files:
     """The same contract with each pattern written out.
 
     Args:
         files: Its patterns stand for columns that no other entry names.
         seen: Columns of all files.
         setting: Section of the YAML, for the message.
+        reserved: Names that columns of ours have; they, and names that a contract may not have, are
+            only taken by `from`.
 
     Raises:
         ConfigError: A pattern matches nothing.
@@ -103,7 +110,8 @@ def expanded(files: Files, seen: Iterable[str], setting: str) -> Files:
     names = list(dict.fromkeys(seen))
     explicit = {n: c for n, c in files.columns.items() if not is_pattern(n)}
     paths = (find_column(files, name, column, names) for name, column in explicit.items())
-    free = [n for n in names if n not in {path[0] for path in paths if path} | set(explicit)]
+    taken = {path[0] for path in paths if path} | set(explicit) | set(reserved)
+    free = [n for n in names if n not in taken and _CONTRACT_NAME.fullmatch(n)]
     columns: dict[str, Column] = {}
     for name, column in files.columns.items():
         if not is_pattern(name):

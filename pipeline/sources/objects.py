@@ -19,12 +19,22 @@ _HALF_A_PAIR = re.compile(
 )
 
 
+_ONE = "With options.multiLine a file holds one value; without, each line holds an object."
+
+
 @dataclass(frozen=True)
 class Objects:
-    """A line an object."""
+    """A line an object; or else a file one value."""
+
+    by_line: bool = True
 
     def fault(self, pieces: Callable[[], Iterator[bytes]]) -> Fault | None:
         """The first line that holds more than its object; every piece is read in any case."""
+        if not self.by_line:
+            held = b"".join(pieces())
+            place, problem = _bad_place(held, by_line=False)
+            line = held.count(b"\n", 0, place) + 1
+            return Fault(f"{problem} in line {line:,}", _ONE) if problem else None
         fault, before = None, 0
         for piece in at_line_ends(pieces()):
             if fault is None:
@@ -38,12 +48,12 @@ class Objects:
         return fault
 
 
-def _bad_place(piece: bytes) -> tuple[int, str | None]:
+def _bad_place(piece: bytes, *, by_line: bool = True) -> tuple[int, str | None]:
     half = _HALF_A_PAIR.search(piece) if b"\\u" in piece else None
     if half is not None:
         return half.start(), "has half a character (a surrogate without its other)"
     content = np.frombuffer(re.sub(rb"\\.", b"xx", piece, flags=re.DOTALL), np.uint8)
-    breaks = np.flatnonzero(among(content, LINE_BREAKS))
+    breaks = np.flatnonzero(among(content, LINE_BREAKS if by_line else b""))
     starts = np.concatenate(([0], breaks + 1))
     quotes = np.flatnonzero(content == ord('"'))
     marks = np.flatnonzero(among(content, b"{}[]"))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,6 +65,8 @@ class ParquetFiles:
         partitions_by_log: Whether partition columns have the values that `found` has, not those
             in the names of folders.
     """
+
+    knows_columns: ClassVar = True
 
     files: Files
     found: Found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -53,7 +53,7 @@ def find(files: Files, setting: str, endings: Sequence[str], storage: Storage) -
         place.refuse_tables(here, setting)
         listed |= {file.spark_path: file for file in here}
     root = _common_root([place.root_uri for place in places])
-    named = [_named(file, root) for file in listed.values()]
+    named = [_named(file, root) for file in _by_content(listed.values())]
     found = sorted((file for file in named if not _is_hidden(file.name)), key=lambda f: f.name)
     if not found:
         raise _nothing_there(", ".join(files.path), files, setting, endings)
@@ -143,12 +143,15 @@ class _Place:
         if self.pattern is not None:
             found = glob.glob(str(root / self.pattern), recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
         elif root.is_dir():
-            found = [str(p) for p in _walk(root) if p.name.lower().endswith(tuple(endings))]
+            found = [str(p) for p in _walk(root) if _ends(p.name, endings)]
         else:
             found = [str(root)]
         for path in found:
             # A folder that Spark wrote is often called `x.parquet` itself.
             if Path(path).is_dir():
+                if self.pattern is not None:
+                    inside = _walk(Path(path))
+                    yield from map(_local, (p for p in inside if _ends(p.name, endings)))
                 continue
             if not os.path.lexists(path):
                 continue
@@ -158,23 +161,16 @@ class _Place:
                     "is no file: a link to nothing, a pipe or a socket",
                     "Remove it, or deliver what it stands for.",
                 )
-            state = Path(path).stat()
-            yield RawFile(
-                path=path,
-                name="",
-                bytes=state.st_size,
-                modified_ns=state.st_mtime_ns,
-                spark_path=path,
-            )
+            yield _local(Path(path))
 
     def _remote(self, endings: Sequence[str]) -> Iterator[RawFile]:
         wanted = None if self.pattern is None else re.compile(_regex(self.pattern))
         for entry in self._entries:
-            fits = (
-                entry.path.lower().endswith(tuple(endings))
-                if wanted is None
-                else wanted.fullmatch(entry.path)
-            )
+            fits = _ends(entry.path, endings)
+            if wanted is not None:
+                named = [*_parents(entry.path, ""), *([entry.path] if not fits else [])]
+                within = fits and any(wanted.fullmatch(name) for name in named)
+                fits = within or wanted.fullmatch(entry.path) is not None
             if entry.is_file and fits:
                 yield RawFile(
                     path=self.folder.uri(entry.path),
@@ -199,6 +195,32 @@ def split_pattern(path: str) -> tuple[str, str | None]:
     return "/".join(parts[:first]) or ("/" if path.startswith("/") else "."), "/".join(
         parts[first:]
     )
+
+
+def _local(path: Path) -> RawFile:
+    state = path.stat()
+    return RawFile(
+        path=str(path),
+        name="",
+        bytes=state.st_size,
+        modified_ns=state.st_mtime_ns,
+        spark_path=str(path),
+    )
+
+
+def _ends(name: str, endings: Sequence[str]) -> bool:
+    return name.lower().endswith(tuple(endings))
+
+
+def _by_content(files: Iterable[RawFile]) -> list[RawFile]:
+    """Each file once, also where links name it again: by the name that is no link, if there is."""
+    by_place: dict[str, RawFile] = {}
+    for file in sorted(files, key=lambda each: (Path(each.path).is_symlink(), each.path)):
+        place = file.path if "://" in file.path else os.path.realpath(file.path)
+        known = by_place.setdefault(place, file)
+        if known.path != place and file.path == place:
+            by_place[place] = file
+    return list(by_place.values())
 
 
 def _parents(path: str, base: str) -> Iterator[str]:

@@ -33,6 +33,8 @@ class Quoting:
     quote: str = '"'
     escape: str = '"'
     separator: str = ","
+    comment: str = ""
+    """What lines begin with that are none."""
     multi_line: bool = True
     """Whether a quoted value may hold line breaks."""
 
@@ -86,11 +88,14 @@ class _Scan:
 
 
 def _neutral(piece: bytes, quoting: Quoting) -> bytes:
-    """The same bytes with escaped characters made harmless."""
-    if quoting.escape == quoting.quote:
+    """The same bytes without comments, and with escaped characters made harmless."""
+    if quoting.comment:
+        mark = re.escape(quoting.comment.encode())
+        piece = re.sub(rb"(?m)^" + mark + rb"[^\r\n]*", b"", piece)
+    if quoting.escape in ("", "\0", quoting.quote):
         return piece
-    escape = re.escape(quoting.escape.encode())
-    return re.sub(escape + rb"[^\r\n]", b"xx", piece)
+    escape, quote = re.escape(quoting.escape.encode()), re.escape(quoting.quote.encode())
+    return re.sub(escape + rb"(?:" + escape + rb"|" + quote + rb")", b"xx", piece)
 
 
 def _stand_where_they_may(

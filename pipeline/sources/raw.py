@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -55,6 +55,8 @@ class Found:
     files: tuple[RawFile, ...]
     root: str
     """Folder that names are relative to, as `_metadata.file_path` spells it."""
+    state: str = ""
+    """What else the rows depend on, where files alone do not tell."""
 
     @property
     def bytes(self) -> int:
@@ -64,7 +66,7 @@ class Found:
     def only(self, paths: set[str]) -> Found:
         """Those of the files that Spark calls by these paths."""
         chosen = tuple(file for file in self.files if file.spark_path in paths)
-        return Found(chosen, self.root)
+        return replace(self, files=chosen)
 
 
 @contextmanager
@@ -110,7 +112,8 @@ def with_origin(frame: DataFrame, root: str, position: Column) -> DataFrame:
 
 def partition_value(key: str) -> Column:
     """The text of a partition column, by the name of the row's file in `FILE`; null where unset."""
-    below = F.substring_index(F.concat(F.lit("/"), F.col(FILE)), f"/{key}=", -1)
+    folder = F.regexp_replace(F.col(FILE), r"[^/]*$", "")
+    below = F.substring_index(F.concat(F.lit("/"), folder), f"/{key}=", -1)
     text = unescaped(F.substring_index(below, "/", 1))
     return F.when(text != PARTITION_NULL, text)
 

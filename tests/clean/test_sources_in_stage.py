@@ -138,6 +138,48 @@ class TestIncrementalDelta:
         assert ids(lake, "clean") == Counter(range(115))
         assert table(lake, "quarantine").height == 5
 
+    def test_what_stopped_is_not_completed_under_other_rules(
+        self, place: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rules = {"small": {"check": "id < 60", "action": "quarantine"}}
+        first = examples.pipeline(place.parent, {"clean.rules": rules})
+        lake = Lake(first.lake)
+
+        def stop(table: Any, *given: Any, **options: Any) -> Any:
+            if table.name == "clean":
+                raise KeyboardInterrupt
+            return commit(table, *given, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("pipeline.clean.batch.commit", stop)
+            with pytest.raises(KeyboardInterrupt):
+                clean_increment(spark, first, lake)
+        rules["small"]["check"] = "id >= 60"
+        changed = examples.pipeline(place.parent, {"clean.rules": rules})
+        with pytest.raises(LakestormError, match="--rebuild"):
+            clean_increment(spark, changed, lake)
+        done = clean_increment(spark, changed, lake, rebuild=True)
+        whole(lake, done)
+        assert ids(lake, "clean") == Counter(range(60, 100))
+        assert table(lake, "quarantine").height == 60
+
+    def test_a_rebuild_at_the_same_version_takes_the_new_rules(
+        self, place: Path, spark: SparkSession
+    ) -> None:
+        plain = examples.pipeline(place.parent)
+        lake = Lake(plain.lake)
+        clean_increment(spark, plain, lake)
+        rules = {"small": {"check": "id < 50", "action": "quarantine"}}
+        ruled = examples.pipeline(place.parent, {"clean.rules": rules})
+        with pytest.raises(LakestormError, match="--rebuild"):
+            clean_increment(spark, ruled, lake)
+        whole(lake, clean_increment(spark, ruled, lake, rebuild=True))
+        assert ids(lake, "clean") == Counter(range(50))
+        write_deltalake(place, rows(40, 0), mode="append")
+        write_deltalake(place, rows(1040, 5), mode="append")
+        whole(lake, clean_increment(spark, ruled, lake))
+        assert ids(lake, "clean") == Counter(range(50))
+
     def test_another_table_in_its_place_is_refused_until_a_rebuild(
         self, place: Path, pipeline: Pipeline, run: Any
     ) -> None:
@@ -422,3 +464,64 @@ def test_a_column_of_which_most_values_do_not_cast_gets_a_hint(
     columns["delay"] = {"type": "date", "format": "dd/MM/yyyy"}
     mended = clean(spark, examples.pipeline(tmp_path, changes), Lake(pipeline.lake))
     assert (mended.rows_out, mended.note) == (20, "")
+
+
+def test_the_order_of_folders_is_part_of_what_was_read(spark: SparkSession, tmp_path: Path) -> None:
+    places = []
+    for number, name in enumerate("ab"):
+        examples.write_raw(tmp_path / name / "x.parquet", some_rows(10 * number, 5, 1))
+        places.append(str(tmp_path / name))
+    pipeline = examples.pipeline(tmp_path, {"source.path": places})
+    lake = Lake(pipeline.lake)
+    assert clean_increment(spark, pipeline, lake).rows_out == 10
+    assert clean_increment(spark, pipeline, lake).unchanged
+    turned = examples.pipeline(tmp_path, {"source.path": places[::-1]})
+    with pytest.raises(LakestormError, match="names other places, or in another order"):
+        clean_increment(spark, turned, lake)
+    assert table(lake, "clean").height == 10
+
+
+def test_patterns_leave_columns_of_ours_alone_in_increments_too(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    def deliver(name: str, first: int) -> None:
+        raw = rows(first, 5)
+        names = {"period": ["precious"] * 5, "_own": [1] * 5, "p1": ["x"] * 5, "a.b": [1] * 5}
+        for column, values in names.items():
+            raw = raw.append_column(column, pa.array(values))
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        pa.parquet.write_table(raw, tmp_path / "raw" / f"{name}.parquet")
+
+    columns = {**examples.BASE["source"]["columns"], "*": {"type": "string"}}
+    changes = {"source.columns": columns, "clean.dedupe": DEDUPE}
+    pipeline = examples.pipeline(tmp_path, changes)
+    lake = Lake(pipeline.lake)
+    deliver("a", 0)
+    done = clean_increment(spark, pipeline, lake)
+    assert "source.columns.*: p1" in done.note
+    assert "ignored: period, _own, a.b" in done.note
+    deliver("b", 5)
+    whole(lake, clean_increment(spark, pipeline, lake))
+    found = table(lake, "clean")
+    assert set(found["period"]) == {"2013-01"}
+    assert set(found["p1"]) == {"x"}
+    assert ids(lake, "clean") == Counter(range(10))
+
+
+def test_ids_by_content_need_the_key_where_a_column_is_sensitive(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    examples.write_raw(tmp_path / "raw" / "a.parquet", some_rows(0, 3, 1))
+    columns = {**examples.BASE["source"]["columns"]}
+    columns["place"] = {"type": "string", "sensitive": True}
+    found = []
+    for lake_name in ("one", "two"):
+        changes = {
+            "lake": str(tmp_path / lake_name),
+            "source.columns": columns,
+            "clean.row_id": "content",
+        }
+        pipeline = examples.pipeline(tmp_path, changes)
+        clean(spark, pipeline, Lake(pipeline.lake))
+        found.append(set(table(Lake(pipeline.lake), "clean")["row_id"]))
+    assert not found[0] & found[1], "each lake has a key of its own"

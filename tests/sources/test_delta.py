@@ -84,6 +84,16 @@ def test_deleted_rows_and_mapped_columns_are_read_right(spark: SparkSession) -> 
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared tables are not here")
+def test_deletion_vectors_make_another_state_of_the_same_files(spark: SparkSession) -> None:
+    place = SHARED / "table-with-dv-small"
+    states = [
+        opened(spark, section(place, {"value": "int"}, version=version)).found for version in (0, 1)
+    ]
+    assert states[0].files == states[1].files
+    assert states[0].state != states[1].state
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared tables are not here")
 def test_edge_timestamps_are_read_as_arrow_reads_them(spark: SparkSession) -> None:
     place = SHARED / "table_with_edge_timestamps"
     files = section(place, {"BIG_DATE": "timestamp", "NORMAL_DATE": "timestamp"})
@@ -157,6 +167,9 @@ def test_a_version_is_pinned_by_its_time(spark: SparkSession, table: Path) -> No
     for version, log in enumerate(sorted((table / "_delta_log").glob("*.json"))):
         os.utime(log, (1_700_000_000 + 60 * version,) * 2)
     moment = datetime.fromtimestamp(1_700_000_000 + 90, UTC)
+    before = datetime(2020, 1, 1, tzinfo=UTC)
+    with pytest.raises(TableNotFoundError, match="has no version at 2020-01-01"):
+        opened(spark, section(table, COLUMNS, as_of=before))
     pinned = opened(spark, section(table, COLUMNS, as_of=moment))
     assert pinned.rows() == 200
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pyspark.sql import SparkSession
 
 from pipeline.config.types import parse_type
-from pipeline.errors import SchemaError
+from pipeline.errors import ConfigError, SchemaError
 from tests.sources.reads import faults, read, section, values, write
 
 PEOPLE = [
@@ -276,3 +276,55 @@ def test_numbers_are_read_by_their_separators(spark: SparkSession, tmp_path: Pat
         ["cast:us", "cast:de"],
         ["cast:us"],
     ]
+
+
+def test_whole_numbers_that_came_as_doubles_are_times_by_their_format(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.parquet", d=[20240131.0, None, 1.5], u=[1.7e12, 9e18, None])
+    columns = {
+        "d": {"type": "date", "format": "yyyyMMdd"},
+        "u": {"type": "timestamp", "format": "unix_millis"},
+    }
+    rows = read(spark, section(tmp_path, columns))
+    assert [row["d"] for row in rows] == [date(2024, 1, 31), None, None]
+    assert rows[0]["u"] == datetime(2023, 11, 14, 22, 13, 20)  # noqa: DTZ001
+    assert [row["_reasons"] for row in rows] == [[], ["cast:u"], ["cast:d"]]
+
+
+@pytest.mark.parametrize("pattern", ["YYYY-MM-dd", "dd.bb.jjjj"])
+def test_a_pattern_that_is_none_is_named(spark: SparkSession, tmp_path: Path, pattern: str) -> None:
+    write(tmp_path / "a.parquet", d=["x"])
+    files = section(tmp_path, {"d": {"type": "date", "format": pattern}})
+    with pytest.raises(ConfigError, match=r"source\.columns\.d\.format: .* is no pattern of Spark"):
+        read(spark, files)
+
+
+@pytest.mark.parametrize(
+    ("text", "hour"), [("America/Port-au-Prince", 16), ("Etc/GMT+5", 17), ("+01:00", 11)]
+)
+def test_names_of_zones_may_have_hyphens_and_digits(
+    spark: SparkSession, tmp_path: Path, text: str, hour: int
+) -> None:
+    write(tmp_path / "a.parquet", at=[f"2024-07-01 12:30:00 {text}"])
+    [(at,)] = values(spark, section(tmp_path, {"at": "timestamp"}, time_zone="Europe/Berlin"))
+    assert at.hour == hour
+
+
+def test_casts_that_would_lose_something_are_faults(spark: SparkSession, tmp_path: Path) -> None:
+    write(
+        tmp_path / "a.parquet",
+        big=[2**53 + 1, 2**53],
+        hexed=["0x1p3", "inf"],
+        day=["2024-01-01 99:junk", "2024-01-01T05:00:00Z"],
+        nested=['{"a": 1} junk', '{"a": 1}'],
+    )
+    columns = {
+        "big": "double", "hexed": "double", "day": "date", "nested": "struct<a: int>",
+    }  # fmt: skip
+    assert faults(spark, section(tmp_path, columns)) == [[f"cast:{name}" for name in columns], []]
+
+
+def test_lists_of_a_fixed_size_are_lists(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", v=pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2)))
+    assert values(spark, section(tmp_path, {"v": "array<double>"})) == [([1.0, 2.0],)]

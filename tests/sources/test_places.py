@@ -143,3 +143,30 @@ def test_a_column_of_folders_may_be_missing_in_some(spark: SparkSession, tmp_pat
     files = section(tmp_path, {"id": "int", "code": "int"}, policies={"missing_column": None})
     assert sorted(values(spark, files), key=str) == [(1, 1), (2, None)]
     assert faults(spark, files) == [[], []]
+
+
+def test_folders_that_a_glob_names_are_read(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", id=[1])
+    write(tmp_path / "b.parquet" / "part-0.parquet", id=[2])
+    (tmp_path / "b.parquet" / "notes.txt").write_text("none")
+    assert values(spark, section(tmp_path / "*.parquet", {"id": "int"})) == [(1,), (2,)]
+
+
+def test_a_file_that_links_name_again_is_read_once(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "2024.parquet", id=[1])
+    (tmp_path / "raw" / "0-latest.parquet").symlink_to(tmp_path / "raw" / "2024.parquet")
+    (tmp_path / "again").symlink_to(tmp_path / "raw")
+    files = section([str(tmp_path / "raw"), str(tmp_path / "again")], {"id": "int"})
+    assert [row["_source_file"] for row in read(spark, files)] == ["raw/2024.parquet"]
+
+
+def test_the_name_of_a_file_is_no_folder(spark: SparkSession, tmp_path: Path) -> None:
+    write(tmp_path / "code=01" / "code=02.parquet", id=[1])
+    assert values(spark, section(tmp_path, {"id": "int", "code": "string"})) == [(1, "01")]
+
+
+def test_a_folder_goes_before_a_column_of_text(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "code=01").mkdir()
+    (tmp_path / "code=01" / "a.csv").write_text("id,code\n1,99\n")
+    files = section(tmp_path, {"id": "int", "code": "string"}, format="csv")
+    assert values(spark, files) == [(1, "01")]

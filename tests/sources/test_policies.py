@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from pipeline.errors import ConfigError, SchemaError
-from tests.sources.reads import faults, opened, read, section, values, write
+from tests.sources.reads import opened, read, section, values, write
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def test_a_column_that_one_file_lacks_has_its_default_there(
     files = section(months, contract, policies={"missing_column": "default"})
     assert values(spark, files) == [(1, 1.5, "a"), (2, None, "b"), (3, 9.0, "c")]
     wrong = {**CONTRACT, "x": {"type": "double", "default": "much"}}
-    files = section(months, wrong, policies={"missing_column": "default"})
-    assert faults(spark, files) == [[], [], ["cast:x"]]
+    with pytest.raises(ConfigError, match=r"columns\.x\.default: 'much' is no double"):
+        opened(spark, section(months, wrong, policies={"missing_column": "default"}))
 
 
 def test_a_column_that_one_file_lacks_fails_by_default(spark: SparkSession, months: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 
-from pipeline.errors import SchemaError, SourceError
+from pipeline.errors import ConfigError, SchemaError, SourceError
 from pipeline.sources.objects import Objects
 from pipeline.sources.quoting import Quoting
 from pipeline.sources.wholeness import fault_of
@@ -173,7 +173,7 @@ def test_files_are_taken_by_every_usual_ending(spark: SparkSession, tmp_path: Pa
 
 def test_another_separator_is_guessed_in_the_message(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id;note\n1;a\n")
-    with pytest.raises(SchemaError, match=r"one column only.*set options: \{sep: ';'\}"):
+    with pytest.raises(SchemaError, match=r'one column only.*set options: \{sep: ";"\}'):
         read(spark, section(tmp_path, COLUMNS, format="csv"))
 
 
@@ -257,3 +257,68 @@ def test_a_line_of_json_holds_one_object(
         return
     with pytest.raises(SourceError, match=rf"a\.json: has {told}"):
         read(spark, section(tmp_path, COLUMNS, format="json"))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"comment": "#"}, '# "said\nid,note\n1,"open\n2,b\n'),
+        ({"escape": ""}, 'id,note\n1,"open\n2,b\n'),
+        ({"escape": "\\"}, 'id,note\n1,C:\\\n2,"open\n3,b\n'),
+    ],
+)
+def test_an_open_quote_is_told_under_other_options_too(
+    spark: SparkSession, tmp_path: Path, options: dict[str, str], text: str
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(SourceError, match="leaves a quote open"):
+        read(spark, section(tmp_path, COLUMNS, format="csv", options=options))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"sep": "\\t"}, "id\tnote\n1\ta\n"),
+        ({"sep": "||"}, "id||note\n1||a\n"),
+        ({"quote": "'"}, "'id','note'\n1,'a'\n"),
+        ({"comment": "#"}, "# exported\nid,note\n#1,x\n1,a\n"),
+    ],
+)
+def test_headers_are_read_as_the_options_say(
+    spark: SparkSession, tmp_path: Path, options: dict[str, str], text: str
+) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    files = section(tmp_path, COLUMNS, format="csv", options=options)
+    assert values(spark, files) == [(1, "a")]
+
+
+@pytest.mark.parametrize("options", [{"quote": "''"}, {"path": "/"}, {"allowComments": "true"}])
+def test_options_that_cannot_be_are_refused(
+    spark: SparkSession, tmp_path: Path, options: dict[str, str]
+) -> None:
+    write_csv(tmp_path / "a.csv", records(3))
+    with pytest.raises(ConfigError, match=r"source\.options"):
+        opened(spark, section(tmp_path, COLUMNS, format="csv", options=options))
+
+
+def test_a_file_of_json_holds_one_value_under_multi_line(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"id": 1,\n "note": "a"},\n {"id": 2, "note": "b"}]\n')
+    files = section(tmp_path, COLUMNS, format="json", options={"multiLine": "true"})
+    assert values(spark, files) == [(1, "a"), (2, "b")]
+    path.write_text('{"id": 1, "note": "a"}\n{"id": 2, "note": "b"}\n')
+    with pytest.raises(SourceError, match=r"something behind its object in line 2"):
+        read(spark, files)
+
+
+def test_numbers_inside_of_objects_keep_their_digits(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"u": {"d": 12345678901234567.89}, "l": [1.005]}\n')
+    columns = {
+        "d": {"type": "decimal(38,2)", "from": "u.d"},
+        "l": {"type": "array<decimal(12,2)>"},
+    }
+    (row,) = read(spark, section(tmp_path, columns, format="json"))
+    assert str(row["d"]) == "12345678901234567.89"
+    assert row["_reasons"] == ["cast:l"]
