@@ -37,6 +37,7 @@ from pipeline.errors import (
     CommitConflictError,
     ConfigError,
     LakeError,
+    LakestormError,
     SourceError,
     one_line,
 )
