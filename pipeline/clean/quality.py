@@ -167,6 +167,9 @@ def quality_rows(
     )
 
 
+_SPREAD = ("bins: ", "categories: ")
+
+
 def read_measures(
     quality: Table, run: str, of_app: str | None = None
 ) -> dict[tuple[str, str], float]:
@@ -175,22 +178,28 @@ def read_measures(
     Args:
         quality: The table; it may be missing.
         run: The run.
-        of_app: App whose other runs count for `newest`, as each of them added rows.
+        of_app: App whose other runs count, as each of them added rows: for `newest`, and for the
+            spread of a column, which is that of the last run that had rows.
     """
     if not quality.exists:
         return {}
     rows = quality.snapshot().arrow(QUALITY_SCHEMA.names)
     rows = rows.filter(pc.and_(pc.equal(rows["table"], "clean"), pc.is_valid(rows["subject"])))
     found: dict[tuple[str, str], float] = {}
+    spread: dict[str, tuple[str, dict[tuple[str, str], float]]] = {}
     for row in rows.sort_by("measured_at").to_pylist():
         place, value = (row["subject"], row["measure"]), row["value"]
         is_own = row["run"] == run
         adds_to_it = of_app is not None and row["run"].startswith(f"{of_app}/")
         if row["measure"] == "newest" and (is_own or adds_to_it):
             found[place] = max(value, found.get(place, value))
+        elif row["measure"].startswith(_SPREAD) and (is_own or adds_to_it):
+            known = spread.get(row["subject"], ("", {}))
+            same = known[1] if known[0] == row["run"] else {}
+            spread[row["subject"]] = (row["run"], {**same, place: value})
         elif is_own:
             found[place] = value
-    return found
+    return found | {place: n for _, counts in spread.values() for place, n in counts.items()}
 
 
 def _subject(warned: str) -> str:

@@ -156,7 +156,8 @@ def with_table_rules(
         present: Rows of `clean` that stay beside these.
     """
     rules = {n: r for n, r in rights.pipeline.clean.table_rules.items() if is_judged_by_row(r)}
-    flagged = frame
+    # They are judged again where rows that stay turn out to be others.
+    flagged = frame.drop(*map(breaks_column, rules))
     for name, rule in rules.items():
         match = KINDS[rule.kind].match
         if match is not None:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from pipeline.config import OTHER_COLUMNS, Pipeline, Source
+from pipeline.config import OTHER_COLUMNS, Pipeline, Source, TableRule
 from pipeline.errors import ConfigError, one_line
 from pipeline.lake import Snapshot
 from pipeline.sources.raw import MALFORMED
@@ -210,9 +210,19 @@ def _columns_of(reason: str, pipeline: Pipeline) -> list[str]:
         return [MALFORMED]
     if reason == "duplicate" and pipeline.clean.dedupe is not None:
         return [*pipeline.clean.dedupe.keys, *pipeline.clean.dedupe.latest_by]
+    if kind == "table":
+        return _columns_of_rule(pipeline.clean.table_rules.get(name), pipeline)
     rule = pipeline.clean.rules.get(name)
     words = set(re.findall(r"\w+", rule.check)) if rule is not None else set()
     return [column for column in pipeline.source.columns if column in words]
+
+
+def _columns_of_rule(rule: TableRule | None, pipeline: Pipeline) -> list[str]:
+    """The columns of a rule about the table that takes rows out."""
+    if rule is None or rule.reference is None:
+        return list(rule.unique or ()) if rule is not None else []
+    named = rule.reference.join
+    return list(rule.reference.on if named is None else pipeline.clean.joins[named].on)
 
 
 def _origin(example: Example) -> str:

@@ -400,3 +400,39 @@ def test_a_row_may_take_the_place_of_the_one_it_corrects(
     write(tmp_path, "3", [{**rows(2, at=NOW)[1], "id": 77}])
     with pytest.raises(RuleError, match=r"features\.keys: .* 2 rows share 1 keys"):
         clean_increment(spark, pipeline, lake)
+
+
+def test_a_batch_without_accepted_rows_leaves_the_distribution_to_compare_with(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rules = {"spread": {"distribution": {"column": "delay", "maximum_psi": 0.2}, "action": "fail"}}
+    pipeline = described(tmp_path, rules, **{"clean.dedupe": {"keys": ["id"]}})
+    lake = Lake(pipeline.lake)
+    first = examples.some_rows(0, 50, 1)
+    write(tmp_path, "1", first)
+    clean_increment(spark, pipeline, lake)
+    write(tmp_path, "2", first)  # all of them duplicates
+    assert clean_increment(spark, pipeline, lake).rows_quarantined == 50
+    write(tmp_path, "3", [{**row, "delay": 1e6} for row in examples.some_rows(50, 50, 1)])
+    with pytest.raises(RuleError, match="PSI of delay against the last version is"):
+        clean_increment(spark, pipeline, lake)
+    assert examples.table(lake, "clean").height == 50
+
+
+def test_a_row_whose_correction_is_taken_out_stays_a_rival(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    rules = {"one": {"unique": ["place"], "action": "quarantine"}}
+    dedupe = {"keys": ["id"], "latest_by": ["amount"]}
+    pipeline = described(tmp_path, rules, **{"clean.dedupe": dedupe})
+    lake = Lake(pipeline.lake)
+
+    def row(number: int, place: str, amount: float) -> dict[str, Any]:
+        return {"id": number, "month": 1, "amount": amount, "delay": 1.0, "place": place}
+
+    write(tmp_path, "1", [row(1, "x", 1.0), row(2, "y", 1.0)])
+    clean_increment(spark, pipeline, lake)
+    write(tmp_path, "2", [row(1, "y", 2.0), row(3, "x", 2.0)])
+    clean_increment(spark, pipeline, lake)
+    places = examples.table(lake, "clean")["place"].to_list()
+    assert sorted(places) == ["x", "y"], "x is not there twice"
