@@ -204,8 +204,10 @@ def _readable(folder: Path, kind: Format) -> list[Row]:
     links = [it for it in folder.iterdir() if it.is_dir() and folder not in (it, it.resolve())]
     found = {path for each in (folder, *links) for path in each.rglob(f"*{ending(kind)}*")}
     good = {f"{name}{ending(kind)}" for name in FILES if name != VICTIM}
-    files = sorted(path for path in found if path.is_file() and path.name not in good)
-    return [row for path in files for row in read(path, kind) or []]
+    files = (path for path in found if path.is_file() and path.name not in good)
+    # A file that a link names again holds no other rows.
+    once = {path.resolve(): path for path in sorted(files)}
+    return [row for path in once.values() for row in read(path, kind) or []]
 
 
 def _rows_of(lake: Lake) -> list[tuple[Any, ...]]:
