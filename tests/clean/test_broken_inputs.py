@@ -25,6 +25,8 @@ ENDS: dict[str, Verdict] = {
     "parquet/checked-pages-flipped/05": "refused",
     "parquet/pages-flipped/01": "refused",
     "parquet/truncated/at-50-percent": "refused",
+    "parquet/wrong-row-count/of-the-file,-less": "refused",
+    "parquet/wrong-row-count/of-all-but-the-columns,-less": "refused",
     "parquet/other-types/month-as-double-with-fractions": "quarantined",
     "csv/ragged-lines/one-field-less": "quarantined",
     "csv/gzip/cut-at-half": "refused",
