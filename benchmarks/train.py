@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`
 
 from pipeline.config import load_pipeline
 from pipeline.features.catalogue import newest_spec
-from pipeline.features.transform import TRAIN
+from pipeline.features.prepared import TRAIN
 from pipeline.lake import Lake
 from pipeline.operate.walk import walk
 from pipeline.session import spark_session

@@ -8,13 +8,15 @@ reached, `pipeline` is the whole, and `reading` loads it.
 
 from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
-from pipeline.config.features import Features, Label, Numeric, Splits, Task
+from pipeline.config.features import Features, Numeric
+from pipeline.config.label import Label, Task
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.reading import load_pipeline
 from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
 from pipeline.config.score import Drift, Thresholds
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Policies, Source
+from pipeline.config.splits import Splits
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import (
     Distribution,

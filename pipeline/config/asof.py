@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer
 
-from pipeline.config.settings import Settings, is_pattern, require_known
 from pipeline.config.source import Files
 from pipeline.config.types import Decimal
+from pipeline.settings import Settings, is_pattern, require_known
 
 _UNITS = {
     "microsecond": timedelta(microseconds=1),

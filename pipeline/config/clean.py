@@ -7,9 +7,9 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.asof import Asof
-from pipeline.config.settings import ColumnName, Name, Settings, require_known
 from pipeline.config.source import Files
 from pipeline.config.table_rules import TableRule
+from pipeline.settings import ColumnName, Name, Settings, require_known
 
 Action = Literal["drop", "quarantine", "warn", "fail"]
 

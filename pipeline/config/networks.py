@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pipeline.config.settings import Fraction, Positive, Settings
+from pipeline.settings import Fraction, Positive, Settings
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "elu", "leaky_relu"]
 

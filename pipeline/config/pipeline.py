@@ -13,12 +13,12 @@ from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
-from pipeline.config.settings import Name, Settings, require_known
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import require_comparable, require_rules_fit
 from pipeline.config.train import LOSSES, METRICS, Train
 from pipeline.config.types import is_orderable
+from pipeline.settings import Name, Settings, require_known
 
 
 class Pipeline(Settings):

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from pipeline.config.networks import FAMILIES
 from pipeline.config.pipeline import Pipeline
-from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError, one_line
+from pipeline.settings import Settings
 
 # A contract of 20,000 columns; OmegaConf's own limit is at 2,500. It also refuses, whatever this
 # says, a file whose aliases make more than a hundred nodes of one.

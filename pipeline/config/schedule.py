@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.settings import Name, Positive, Settings, TimeZone
+from pipeline.settings import Name, Positive, Settings, TimeZone
 
 StageName = Literal["clean", "featurize", "train", "score", "report"]
 STAGE_NAMES: tuple[StageName, ...] = get_args(StageName)

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.settings import Positive, Settings
+from pipeline.settings import Positive, Settings
 
 
 class Thresholds(Settings):

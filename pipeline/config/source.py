@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
-from pipeline.config.settings import ColumnName, Settings, TimeZone, is_pattern
 from pipeline.config.storage import Storage
 from pipeline.config.types import Atomic, Type, atoms, parse_type
+from pipeline.settings import ColumnName, Settings, TimeZone, is_pattern
 
 ColumnType = Annotated[str, AfterValidator(lambda text: str(parse_type(text)))]
 FileFormat = Literal["parquet", "csv", "json", "delta"]

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from pipeline.config.settings import Settings
 from pipeline.errors import ConfigError
+from pipeline.settings import Settings
 
 # In the names of settings; what they would hold is read from the environment.
 _SECRET = re.compile("key|secret|token|passw|credential|sas", re.IGNORECASE)

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.settings import ColumnName, Name, Settings, require_known
 from pipeline.config.source import Column, Files
 from pipeline.config.types import Atomic, Decimal, is_orderable
+from pipeline.settings import ColumnName, Name, Settings, require_known
 
 _LONGEST_SPAN = 1_000_000
 _SPAN = re.compile(r"(\d+)\s*(minute|hour|day|week)s?")

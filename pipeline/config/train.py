@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.features import Task
+from pipeline.config.label import Task
 from pipeline.config.networks import Mlp, Model
-from pipeline.config.settings import Fraction, Positive, Settings
+from pipeline.settings import Fraction, Positive, Settings
 
 METRICS: dict[Task, tuple[str, ...]] = {
     "binary": ("auroc", "log_loss", "accuracy"),

@@ -15,8 +15,7 @@ from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.fit import fit
 from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.layout import LAYOUT_SETTINGS, writer_options
-from pipeline.features.spec import FeatureSpec, Picture
-from pipeline.features.transform import (
+from pipeline.features.prepared import (
     ABSENT,
     REST,
     SPLIT,
@@ -24,9 +23,10 @@ from pipeline.features.transform import (
     TRAIN,
     UNLABELLED,
     VALIDATION,
-    features,
     prepared,
 )
+from pipeline.features.spec import FeatureSpec, Picture
+from pipeline.features.transform import features
 from pipeline.lake import (
     COUNTS,
     ROWS_PER_ROW_GROUP,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pipeline.config import Column, Files
-from pipeline.config.settings import is_pattern
 from pipeline.errors import ConfigError, SchemaError, one_line
+from pipeline.settings import is_pattern
 from pipeline.sources.raw import shortened
 
 _CONTRACT_NAME = re.compile(r"[^_.`][^.`]*")

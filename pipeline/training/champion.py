@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import TableNotFoundError
+from pipeline.features.prepared import TRAIN, VALIDATION
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import TRAIN, VALIDATION
 from pipeline.lake import Lake, Snapshot
 from pipeline.training.bundle import Bundle
 from pipeline.training.loop import evaluate

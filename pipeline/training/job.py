@@ -13,8 +13,8 @@ import torch
 
 from pipeline.config import Pipeline, Storage
 from pipeline.errors import ConfigError
+from pipeline.features.prepared import TEST, TRAIN, VALIDATION
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import TEST, TRAIN, VALIDATION
 from pipeline.lake import Lake, Snapshot, fingerprint
 from pipeline.training.networks import Architecture, architecture_of
 from pipeline.training.objective import Objective

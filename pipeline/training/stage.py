@@ -21,8 +21,8 @@ from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
 from pipeline.errors import LakestormError
+from pipeline.features.prepared import TEST, TRAIN, VALIDATION
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import TEST, TRAIN, VALIDATION
 from pipeline.lake import Lake, Snapshot
 from pipeline.outcome import Outcome
 from pipeline.training.bundle import Facts, load_bundle, save_bundle

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import TrainingError
-from pipeline.features.transform import TRAIN, VALIDATION
+from pipeline.features.prepared import TRAIN, VALIDATION
 from pipeline.stream import Stream
 from pipeline.training.causes import begin_attempt, reporting
 from pipeline.training.checkpoint import CheckpointFolder

@@ -13,8 +13,8 @@ from pipeline.config import Features
 from pipeline.errors import SpecError
 from pipeline.features import fit as module
 from pipeline.features.fit import fit, rounded
+from pipeline.features.prepared import SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec, PlainNumber, QuantileNumber, StandardNumber
-from pipeline.features.transform import SPLIT, TRAIN, prepared
 from tests.features import examples
 
 ROWS = [examples.clean_row(number) for number in range(1, 400)]

@@ -12,7 +12,8 @@ from pipeline.config import Features
 from pipeline.errors import SpecError
 from pipeline.features.fit import fit
 from pipeline.features.label import bad_labels, is_bad_label
-from pipeline.features.transform import features, prepared
+from pipeline.features.prepared import prepared
+from pipeline.features.transform import features
 from tests.features import examples
 
 ROWS = [

@@ -8,7 +8,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.errors import LeakageError, SpecError
 from pipeline.features.derive import require_no_leakage_in_clean
-from pipeline.features.transform import ABSENT, HIDDEN_LABEL, prepared
+from pipeline.features.prepared import ABSENT, HIDDEN_LABEL, prepared
 from pipeline.lake import Snapshot
 from pipeline.lake.schema import from_spark
 from pipeline.stores.folder import DiskFolder

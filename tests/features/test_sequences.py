@@ -16,8 +16,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pipeline.config import Features, Pipeline, load_pipeline
 from pipeline.errors import ConfigError, LeakageError, SpecError
 from pipeline.features.fit import fit
+from pipeline.features.prepared import prepared
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import features, prepared
+from pipeline.features.transform import features
 from tests.features import examples
 
 PIPELINES = Path(__file__).parents[2] / "conf" / "pipelines"

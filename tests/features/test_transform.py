@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.errors import SpecError
+from pipeline.features.prepared import prepared
 from pipeline.features.spec import (
     Circle,
     FeatureSpec,
@@ -19,7 +20,7 @@ from pipeline.features.spec import (
     StandardNumber,
     Vocabulary,
 )
-from pipeline.features.transform import features, prepared
+from pipeline.features.transform import features
 from tests.features import examples
 
 SPEC = FeatureSpec(

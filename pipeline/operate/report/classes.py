@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.features.prepared import TEST
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import TEST
 from pipeline.lake import Snapshot
 from pipeline.operate.report.truth import class_name, joined
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.features.prepared import SPLIT, TEST, TRAIN
 from pipeline.features.spec import FIRST_ID, FeatureSpec, Vocabulary
-from pipeline.features.transform import SPLIT, TEST, TRAIN
 from pipeline.lake import Snapshot
 from pipeline.operate.report.bins import (
     distinct_edges,

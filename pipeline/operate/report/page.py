@@ -9,7 +9,7 @@ from importlib.metadata import version
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import METRICS
-from pipeline.features.transform import TEST, TRAIN, VALIDATION
+from pipeline.features.prepared import TEST, TRAIN, VALIDATION
 from pipeline.lake import fingerprint
 from pipeline.operate.report.bins import LARGE, MODERATE
 from pipeline.operate.report.charts import Chart, bar_chart, calibration_chart, line_chart

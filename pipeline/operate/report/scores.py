@@ -13,8 +13,8 @@ from pyspark.sql import functions as F
 
 from pipeline.config import Task
 from pipeline.errors import CountError
+from pipeline.features.prepared import TEST
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import TEST
 from pipeline.lake import Snapshot
 from pipeline.operate.report.bins import (
     distinct_edges,

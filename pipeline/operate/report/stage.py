@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
 from pipeline.errors import LakeError, LakeNotWritableError
-from pipeline.features.transform import TRAIN
+from pipeline.features.prepared import TRAIN
 from pipeline.lake import Lake, fingerprint
 from pipeline.operate.report.classes import measure_classes
 from pipeline.operate.report.drift import measure_drift

@@ -6,8 +6,8 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from pipeline.config import Task
+from pipeline.features.prepared import SPLIT
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import SPLIT
 
 ALONE = "none"
 """In place of the split of a prediction without features."""

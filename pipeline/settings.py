@@ -1,4 +1,4 @@
-"""What the sections of a description share."""
+"""The base class and the types of all sections of a pipeline description."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""The prepared rows: all that features may be made of, with the label and the split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from pipeline.config import Label, Splits
+from pipeline.errors import SpecError
+from pipeline.features.derive import with_derived
+from pipeline.features.label import absence, condition, label_values
+
+SPLIT = "split"
+TRAIN, VALIDATION, TEST, UNLABELLED, REST = "train", "validation", "test", "unlabelled", "rest"
+ABSENT = "_absent"
+HIDDEN_LABEL = "_label"
+
+
+class Preparation(Protocol):
+    """What a description and a fitted spec have in common."""
+
+    @property
+    def label(self) -> Label:
+        """What is predicted."""
+
+    @property
+    def splits(self) -> Splits:
+        """Conditions of the splits."""
+
+    @property
+    def leakage(self) -> tuple[str, ...]:
+        """Columns known only afterwards."""
+
+    @property
+    def derive(self) -> Mapping[str, str]:
+        """New column to Spark SQL."""
+
+
+def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
+    """All that features may be made of, with label and split.
+
+    Args:
+        clean: Rows of `clean`.
+        how: Label, splits, leakage and derived columns.
+
+    Returns:
+        The columns of `clean` less the leakage, the derived ones, `ABSENT` (why there is no label,
+        or null), `SPLIT` (train, validation, test, unlabelled or rest) and the label's columns:
+        `int` for classes, else `float`.
+
+    Raises:
+        SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
+    """
+    labels = label_values(clean, how.label)
+    # Names that no column of ours or of a user's has: an expression may be called like the label.
+    hidden = {name: f"{HIDDEN_LABEL}_{place}" for place, name in enumerate(labels)}
+    labelled = clean.withColumns({hidden[name]: value for name, value in labels.items()})
+    absent = absence(clean, how.label, [F.col(name) for name in hidden.values()])
+    labelled = labelled.withColumn(ABSENT, absent)
+    frame = with_derived(labelled, how.derive, how.leakage, (*hidden.values(), ABSENT))
+    known = frame.drop(*hidden.values(), ABSENT)
+    for name in (*labels, SPLIT):
+        if name in known.columns:
+            setting = "features.label.name" if name in labels else "a split's name"
+            raise SpecError(
+                f"{setting} {name!r}", "is a column of clean or derived already", "Rename one."
+            )
+    split = F.when(F.col(ABSENT).isNotNull(), UNLABELLED)
+    for name in (TRAIN, VALIDATION, TEST):
+        where = f"features.splits.{name}"
+        split = split.when(condition(known, getattr(how.splits, name), where), name)
+    # Of several labels all are null, or none: whoever asks one has asked them all.
+    whole = {name: F.when(F.col(ABSENT).isNull(), F.col(hidden[name])) for name in labels}
+    return frame.withColumn(SPLIT, split.otherwise(REST)).withColumns(whole).drop(*hidden.values())
