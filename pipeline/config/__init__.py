@@ -8,7 +8,7 @@ reached, `pipeline` is the whole, and `reading` loads it.
 
 from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
-from pipeline.config.features import Features, Numeric
+from pipeline.config.features import Features
 from pipeline.config.label import Label, Task
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
@@ -53,7 +53,6 @@ __all__ = [
     "Mlp",
     "Model",
     "Nulls",
-    "Numeric",
     "Pipeline",
     "Policies",
     "Reference",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.address import address_of
 from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
-from pipeline.config.features import FEATURE_SECTIONS, Features
+from pipeline.config.features import Features, with_own_kinds
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
@@ -44,6 +45,11 @@ class Pipeline(Settings):
     def _lake_has_an_address(cls, lake: str) -> str:
         address_of(lake)
         return lake
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _kinds_may_be_the_users(cls, features: Any) -> Any:
+        return with_own_kinds(features)
 
     @model_validator(mode="before")
     @classmethod
@@ -141,8 +147,8 @@ class Pipeline(Settings):
         require_comparable("features.keys", self.features.keys, self.column_of)
         require_known("features.leakage", self.features.leakage, columns)
         columns |= set(self.features.derive)
-        for section in FEATURE_SECTIONS:
-            require_known(f"features.{section}", getattr(self.features, section), columns)
+        for kind, name, how in self.features.asked():
+            require_known(f"features.{kind.name}", how.reads(name), columns)
         _require_network_fits(self.features, self.train)
         return self
 
@@ -200,16 +206,6 @@ def _require_network_fits(features: Features, train: Train) -> None:
                 f"train.{setting} {chosen!r} is none of the task {task}; "
                 f"allowed: {', '.join(allowed)}"
             )
-    sequence = bool(features.tokens or features.series)
-    if family == "cnn" and not features.images:
-        raise ValueError("train.model.family cnn needs an image; name one under features.images")
-    if family == "rnn" and not sequence:
-        raise ValueError("train.model.family rnn needs a sequence: features.tokens or .series")
-    if sequence and family not in ("rnn", "custom"):
-        raise ValueError(f"train.model.family {family} reads no sequence; choose rnn")
-    if features.images and family == "rnn":
-        raise ValueError("train.model.family rnn reads no image; choose custom")
-    if family == "vae" and features.categorical:
-        raise ValueError("train.model.family vae rebuilds numbers or an image, no categories")
-    if family == "vae" and features.images and (features.numeric or features.cyclic):
-        raise ValueError("train.model.family vae rebuilds numbers or an image, not both")
+    refusal = train.model.refusal(Counter(how.form for _, _, how in features.asked()))
+    if refusal is not None:
+        raise ValueError(f"train.model.family {family} {refusal}")

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from pipeline.config.networks import FAMILIES
 from pipeline.config.pipeline import Pipeline
 from pipeline.errors import ConfigError, one_line
+from pipeline.features.kinds import kinds
 from pipeline.settings import Settings
 
 # A contract of 20,000 columns; OmegaConf's own limit is at 2,500. It also refuses, whatever this
@@ -113,7 +114,10 @@ def _annotation_below(annotation: Any, part: str) -> Any:
         return FAMILIES[part]
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
-    return _settings_class(annotation).model_fields[part].annotation
+    fields = _settings_class(annotation).model_fields
+    if part not in fields:  # a kind of the user's own
+        return kinds()[part].settings
+    return fields[part].annotation
 
 
 def _settings_class(annotation: Any) -> type[Settings]:

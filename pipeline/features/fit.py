@@ -1,34 +1,25 @@
-"""The fit: means, deviations, quantiles and vocabularies of the train split, in one pass."""
+"""The fit: what each feature asks of the train split, in one pass over it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, Row
 from pyspark.sql import functions as F
 
-from pipeline.config import Features, Numeric
+from pipeline.config import Features
 from pipeline.errors import SpecError
+from pipeline.features.kinds.kind import Counted, FeatureSettings, Kind, Measured
 from pipeline.features.label import bad_labels, is_bad_label
-from pipeline.features.spec import (
-    Circle,
-    FeatureSpec,
-    HashedText,
-    NumberSeries,
-    Picture,
-    PlainNumber,
-    QuantileNumber,
-    StandardNumber,
-    Vocabulary,
-)
-from pipeline.features.transform import number_of, require_columns
+from pipeline.features.spec import FeatureSpec
+from pipeline.features.transform import require_columns
 
-QUANTILES = tuple(rank / 32 for rank in range(1, 32))
-# Sums of floats depend on the order of the partitions in their last digits; the spec must not.
-SIGNIFICANT_DIGITS = 7
+ROWS, BAD_LABELS = "rows", "bad labels"
 MAXIMUM_WORDS = 100_000
+
+Asked = tuple[Kind, str, FeatureSettings]
+"""A feature: its kind, its name and its settings."""
 
 
 def fit(train: DataFrame, features: Features, pipeline: str, period_column: str) -> FeatureSpec:
@@ -44,32 +35,17 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         SpecError: There is no row, a label is none of its task, a number has no value, or a
             vocabulary is too large.
     """
-    images = tuple(
-        Picture(column=c, shape=how.shape, encoding=how.encoding)
-        for c, how in features.images.items()
-    )
-    tokens = tuple(
-        HashedText(column=c, separator=how.separator, buckets=how.buckets, longest=how.longest)
-        for c, how in features.tokens.items()
-    )
-    series = tuple(NumberSeries(column=c, longest=s.longest) for c, s in features.series.items())
-    require_columns(
-        train,
-        numeric=(*features.numeric, *features.cyclic),
-        categorical=features.categorical,
-        images=images,
-        tokens=tokens,
-        series=series,
-    )
-    measured, counted = _one_pass(train, features)
-    if not measured["rows"]:
+    asked = features.asked()
+    require_columns(train, [(kind, how.reads(name), how) for kind, name, how in asked])
+    measured, counted = _one_pass(train, features, asked)
+    if not measured[ROWS]:
         raise SpecError(
             "features.splits.train",
             f"no labelled row of clean meets {features.splits.train!r}",
             "Widen the train split, or deliver more raw files.",
         )
-    if measured["bad labels"]:
-        raise bad_labels(features.label, measured["bad labels"])
+    if measured[BAD_LABELS]:
+        raise bad_labels(features.label, measured[BAD_LABELS])
     return FeatureSpec(
         pipeline=pipeline,
         keys=features.keys,
@@ -78,45 +54,61 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         splits=features.splits,
         leakage=features.leakage,
         derive=dict(features.derive),
-        numbers=tuple(_number(c, how, measured) for c, how in features.numeric.items()),
-        circles=tuple(Circle(column=c, period=how.period) for c, how in features.cyclic.items()),
-        categories=tuple(_vocabulary(column, counted) for column in features.categorical),
-        images=images,
-        tokens=tokens,
-        series=series,
+        parts=tuple(
+            how.fitted(name, _measured_of(place, kind, name, measured, counted))
+            for place, (kind, name, how) in enumerate(asked)
+        ),
     )
 
 
-def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, Any], list[Row]]:
-    """Measures of the numbers, and (column, word, rows) of the frequent words."""
+def _measured_of(
+    place: int, kind: Kind, name: str, measured: Mapping[str, Any], counted: Sequence[Row]
+) -> Measured:
+    """What was measured for the feature at a place."""
+    prefix = _prefix(place)
+    words = [Counted(row["word"], row["count"]) for row in counted if row["place"] == place]
+    return Measured(
+        values={
+            key.removeprefix(prefix): v for key, v in measured.items() if key.startswith(prefix)
+        },
+        words=tuple(sorted(words)),
+        rows=measured[ROWS],
+        setting=f"features.{kind.name}.{name}",
+    )
+
+
+def _one_pass(
+    train: DataFrame, features: Features, asked: Sequence[Asked]
+) -> tuple[dict[str, Any], list[Row]]:
+    """All measures by name, and (place of the feature, word, count) of the frequent words."""
     measures = [
-        F.count(F.lit(1)).alias("rows"),
-        F.count_if(is_bad_label(features.label)).alias("bad labels"),
+        F.count(F.lit(1)).alias(ROWS),
+        F.count_if(is_bad_label(features.label)).alias(BAD_LABELS),
+        *(
+            measure.alias(_prefix(place) + key)
+            for place, (_, name, how) in enumerate(asked)
+            for key, measure in how.measures(name).items()
+        ),
     ]
-    for column, how in features.numeric.items():
-        measures += _measures(column, how)
-    if not features.categorical:
+    words = {place: how.words(name) for place, (_, name, how) in enumerate(asked)}
+    wanted = {place: each for place, each in words.items() if each is not None}
+    if not wanted:
         return _measured(train, measures), []
     observation = Observation()
-    pairs = F.explode(
-        F.array(
-            *(
-                F.struct(F.lit(column).alias("column"), F.col(column).cast("string").alias("word"))
-                for column in features.categorical
-            )
-        )
-    )
+    pairs = [
+        F.struct(F.lit(place).alias("place"), each.value.alias("word"))
+        for place, each in wanted.items()
+    ]
     enough = F.lit(False)
-    for column, category in features.categorical.items():
-        frequent_enough = F.col("count") >= category.minimum_count
-        enough = enough | ((F.col("column") == column) & frequent_enough)
+    for place, each in wanted.items():
+        enough |= (F.col("place") == place) & (F.col("count") >= each.minimum_count)
     # Not the data is collected but the vocabularies, which are part of the model.
     frequent = (
         train.observe(observation, *measures)
-        .select(pairs.alias("pair"))
-        .select("pair.column", "pair.word")
+        .select(F.explode(F.array(*pairs)).alias("pair"))
+        .select("pair.place", "pair.word")
         .where("word IS NOT NULL")
-        .groupBy("column", "word")
+        .groupBy("place", "word")
         .count()
         .where(enough)
         .limit(MAXIMUM_WORDS + 1)
@@ -132,57 +124,9 @@ def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, Any], lis
     return observation.get if frequent else _measured(train, measures), frequent
 
 
+def _prefix(place: int) -> str:
+    return f"{place} "
+
+
 def _measured(train: DataFrame, measures: list[Column]) -> dict[str, Any]:
     return train.agg(*measures).head().asDict()  # type: ignore[union-attr]
-
-
-def _measures(column: str, how: Numeric) -> list[Column]:
-    number = number_of(column)
-    measures = [F.count(number).alias(f"values {column}")]
-    if how.scale == "standard":
-        measures += [
-            F.avg(number).alias(f"mean {column}"),
-            F.stddev_pop(number).alias(f"deviation {column}"),
-        ]
-    if how.scale == "quantile":
-        quantiles = F.percentile_approx(number, list(QUANTILES), 10_000)
-        measures.append(quantiles.alias(f"quantiles {column}"))
-    return measures
-
-
-def _number(
-    column: str, how: Numeric, measured: Mapping[str, Any]
-) -> StandardNumber | QuantileNumber | PlainNumber:
-    if not measured[f"values {column}"]:
-        raise SpecError(
-            f"features.numeric.{column}",
-            f"has no value among the {measured['rows']} train rows",
-            "Leave this feature out, or correct the join or expression it comes from.",
-        )
-    if how.scale == "none":
-        return PlainNumber(column=column, indicator=how.indicator)
-    if how.scale == "quantile":
-        boundaries = tuple(sorted({float(b) for b in measured[f"quantiles {column}"]}))
-        return QuantileNumber(column=column, indicator=how.indicator, boundaries=boundaries)
-    deviation = rounded(measured[f"deviation {column}"], beside=measured[f"deviation {column}"])
-    return StandardNumber(
-        column=column,
-        indicator=how.indicator,
-        mean=rounded(measured[f"mean {column}"], beside=deviation),
-        # A constant says nothing, and must not divide by zero.
-        deviation=deviation or 1.0,
-    )
-
-
-def rounded(value: float, beside: float) -> float:
-    """The value to as many decimals as `beside` needs for 7 significant digits.
-
-    A mean is rounded beside its deviation: that of a time in seconds has more than 7 digits.
-    """
-    magnitude = math.floor(math.log10(abs(beside))) if beside else 0
-    return round(value, SIGNIFICANT_DIGITS - 1 - magnitude)
-
-
-def _vocabulary(column: str, counted: list[Row]) -> Vocabulary:
-    words = sorted(row["word"] for row in counted if row["column"] == column)
-    return Vocabulary(column=column, words=tuple(words))

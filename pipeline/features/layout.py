@@ -17,8 +17,8 @@ def writer_options(spec: FeatureSpec, described: Features) -> Mapping[str, str]:
 
     Flat columns, one a feature: the same table reads twice as fast without dictionaries as with
     them (DESIGN, decision 4), and any engine can read it. Keys keep theirs: they repeat, and
-    training does not read them. Images, tokens and series have none for the same reason, and
-    neither have the bits of what was missing: scoring counts them. Mostly equal, they take little.
+    training does not read them. Images and lists have none for the same reason, and neither have
+    the bits of what was missing: scoring counts them. Mostly equal, they take little.
 
     By default in LZ4, since Snappy is slow on small ids: 26 columns of ids below 1,000 decode in
     0.07 instead of 0.35 seconds a million rows, at 63 instead of 68 bytes a row.
@@ -30,12 +30,9 @@ def writer_options(spec: FeatureSpec, described: Features) -> Mapping[str, str]:
     """
     dense = (
         *spec.label_columns,
-        *spec.numeric_columns,
-        *spec.categorical_columns,
-        *spec.image_columns,
         *spec.missing_columns,
         # Spark's name for the values of an array, in Parquet's schema.
-        *(f"{column}.list.element" for column in (*spec.token_columns, *spec.series_columns)),
+        *(f"{c.name}.list.element" if c.is_list else c.name for c in spec.columns),
     )
     return {
         "compression": described.compression,

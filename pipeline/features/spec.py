@@ -6,103 +6,57 @@ another hash. Training, scoring and every later row use the same one.
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainValidator,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidationError,
+)
 
 from pipeline.config import Label, Splits
 from pipeline.errors import SpecError
+from pipeline.features.format_1 import FormatOne
+from pipeline.features.kinds import FeatureColumn, Fitted, Id, Number, kinds
 from pipeline.lake import fingerprint
 
-MISSING_ID = 0
-UNKNOWN_ID = 1
-FIRST_ID = 2
+Form = TypeVar("Form", bound=FeatureColumn)
 BITS_PER_COLUMN = 63
 """Of a `bigint`, its sign left out."""
 
 
-class Part(BaseModel):
-    """What all parts of a spec share: no unknown key, no change."""
+def _of_its_kind(part: Any) -> Fitted:
+    """A part of a spec, by the name of its kind.
+
+    Raises:
+        ValueError: No kind is called so.
+    """
+    if isinstance(part, Fitted):
+        return part
+    name = str(part.get("kind")) if isinstance(part, dict) else ""
+    if name not in kinds():
+        raise ValueError(
+            f"there is no kind {name!r}, only {', '.join(kinds())}; name the module of your own "
+            "kinds in the YAML: features.kinds"
+        )
+    return kinds()[name].fitted.model_validate(part)
+
+
+Part = Annotated[SerializeAsAny[Fitted], PlainValidator(_of_its_kind)]
+
+
+class FeatureSpec(BaseModel):
+    """A fitted spec."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-
-class StandardNumber(Part):
-    """(value - mean) / deviation; missing becomes 0."""
-
-    kind: Literal["standard"] = "standard"
-    column: str
-    indicator: bool
-    mean: float
-    deviation: float
-
-
-class QuantileNumber(Part):
-    """The share of boundaries that the value reaches, from -1 to 1; missing becomes 0."""
-
-    kind: Literal["quantile"] = "quantile"
-    column: str
-    indicator: bool
-    boundaries: tuple[float, ...]
-
-
-class PlainNumber(Part):
-    """The value itself; missing becomes 0."""
-
-    kind: Literal["none"] = "none"
-    column: str
-    indicator: bool
-
-
-class Vocabulary(Part):
-    """A category's id: its place in the vocabulary plus 2; 0 is missing, 1 out of vocabulary."""
-
-    column: str
-    words: tuple[str, ...]
-
-
-class Circle(Part):
-    """Sine and cosine of 2 pi value / period; missing becomes the centre, 0 and 0."""
-
-    column: str
-    period: float
-
-
-class Picture(Part):
-    """An image, passed on as it is."""
-
-    column: str
-    shape: tuple[int, ...]
-    """Height and width, then channels if there are several."""
-    encoding: Literal["raw", "png", "jpeg"]
-
-    @property
-    def bytes(self) -> int | None:
-        """Length of every row's image; None where it is compressed."""
-        return math.prod(self.shape) if self.encoding == "raw" else None
-
-
-class HashedText(Part):
-    """The first words of a text as ids: 1 + CRC-32 modulo (buckets - 1); 0 is padding."""
-
-    column: str
-    separator: str
-    buckets: int
-    longest: int
-
-
-class NumberSeries(Part):
-    """The last values of an array; what is no number becomes 0."""
-
-    column: str
-    longest: int
-
-
-class FeatureSpec(Part):
-    """A fitted spec."""
-
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     pipeline: str
     keys: tuple[str, ...]
     period_column: str
@@ -110,16 +64,17 @@ class FeatureSpec(Part):
     splits: Splits
     leakage: tuple[str, ...]
     derive: dict[str, str]
-    numbers: tuple[StandardNumber | QuantileNumber | PlainNumber, ...]
-    circles: tuple[Circle, ...]
-    categories: tuple[Vocabulary, ...]
-    images: tuple[Picture, ...] = ()
-    tokens: tuple[HashedText, ...] = ()
-    series: tuple[NumberSeries, ...] = ()
+    parts: tuple[Part, ...]
+    """The fitted features, in the order of a network's inputs."""
+
+    _format_1: str | None = PrivateAttr(default=None)
+    """The text that it was read from, of format 1."""
 
     @property
     def hash(self) -> str:
         """16 hexadecimal digits over the whole spec."""
+        if self._format_1 is not None:
+            return fingerprint(spec=json.loads(self._format_1))
         return fingerprint(spec=self.model_dump(mode="json"))
 
     @property
@@ -128,60 +83,54 @@ class FeatureSpec(Part):
         return f"features/{self.hash}"
 
     @property
-    def numeric_columns(self) -> tuple[str, ...]:
-        """Columns of the table that are `float`, in the order of the model's input."""
-        return (
-            *(f"num_{number.column}" for number in self.numbers),
-            *(f"missing_{number.column}" for number in self.numbers if number.indicator),
-            *(f"{wave}_{circle.column}" for circle in self.circles for wave in ("sin", "cos")),
-        )
+    def parts_by_column(self) -> Mapping[str, Fitted]:
+        """Column of the table to the part that makes it."""
+        return {column.name: part for part in self.parts for column in part.columns()}
 
     @property
-    def categorical_columns(self) -> tuple[str, ...]:
-        """Columns of the table that are `int` ids, in the order of the model's input."""
-        return tuple(f"cat_{category.column}" for category in self.categories)
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """Columns of the table that a network is given, in the order of its inputs.
 
-    @property
-    def cardinalities(self) -> tuple[int, ...]:
-        """Number of ids of each categorical column, reserved ids included."""
-        return tuple(len(category.words) + FIRST_ID for category in self.categories)
-
-    @property
-    def image_columns(self) -> tuple[str, ...]:
-        """Columns of the table that are `binary`."""
-        return tuple(f"image_{picture.column}" for picture in self.images)
-
-    @property
-    def token_columns(self) -> tuple[str, ...]:
-        """Columns of the table that are `array<int>`, of any length up to `longest`."""
-        return tuple(f"tokens_{text.column}" for text in self.tokens)
-
-    @property
-    def token_ids(self) -> int:
-        """Number of ids that tokens may have, that of the padding included; 0 without tokens."""
-        return max((text.buckets for text in self.tokens), default=0)
-
-    @property
-    def series_columns(self) -> tuple[str, ...]:
-        """Columns of the table that are `array<float>`, of any length up to `longest`."""
-        return tuple(f"series_{series.column}" for series in self.series)
+        Numbers, then ids, then the others, kind after kind; of each kind the values first, then
+        what tells of missing ones.
+        """
+        ordered: list[FeatureColumn] = []
+        for _, parts in itertools.groupby(self.parts, key=lambda part: part.kind):
+            columns = [column for part in parts for column in part.columns()]
+            ordered += sorted(columns, key=lambda column: column.is_indicator)
+        forms = (Number, Id)
+        places = {form: place for place, form in enumerate(forms)}
+        return tuple(sorted(ordered, key=lambda column: places.get(type(column), len(forms))))
 
     @property
     def feature_columns(self) -> tuple[str, ...]:
-        """All columns of the table that a network is given."""
-        return (
-            *self.numeric_columns,
-            *self.categorical_columns,
-            *self.image_columns,
-            *self.token_columns,
-            *self.series_columns,
-        )
+        """Names of these columns."""
+        return tuple(column.name for column in self.columns)
+
+    def columns_of(self, form: type[Form]) -> tuple[Form, ...]:
+        """The columns of one form."""
+        return tuple(column for column in self.columns if isinstance(column, form))
+
+    @property
+    def numeric_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are numbers, in the order of the model's input."""
+        return tuple(column.name for column in self.columns_of(Number))
+
+    @property
+    def categorical_columns(self) -> tuple[str, ...]:
+        """Columns of the table that are ids, in the order of the model's input."""
+        return tuple(column.name for column in self.columns_of(Id))
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of ids of each of these columns, reserved ids included."""
+        return tuple(column.size for column in self.columns_of(Id))
 
     @property
     def imputed_columns(self) -> tuple[str, ...]:
         """Columns of `clean` whose missing values leave no trace in the features, each once."""
-        parts = (*self.numbers, *self.circles, *self.tokens, *self.series)
-        return tuple(dict.fromkeys(part.column for part in parts))
+        traceless = (part.reads for part in self.parts if part.traceless)
+        return tuple(dict.fromkeys(column for reads in traceless for column in reads))
 
     @property
     def missing_columns(self) -> tuple[str, ...]:
@@ -208,18 +157,21 @@ class FeatureSpec(Part):
         return self.keys
 
     def to_json(self) -> str:
-        """The spec for people and for `from_json`."""
-        return self.model_dump_json(indent=2)
+        """The spec for people and for `from_json`; one of format 1 as it was read."""
+        return self._format_1 or self.model_dump_json(indent=2)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FeatureSpec:
-        """Reads what `to_json` wrote; runs nothing.
+        """Reads what `to_json` wrote, or version 0.1; runs nothing.
 
         Raises:
-            SpecError: It is not a spec, or one of another format.
+            SpecError: It is not a spec, or one of an unknown format or kind.
         """
         try:
-            return cls.model_validate_json(text)
+            if _format_of(text) != 1:
+                return cls.model_validate_json(text)
+            old = FormatOne.model_validate_json(text)
+            spec = cls.model_validate(old.upgraded())
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
@@ -228,3 +180,14 @@ class FeatureSpec(Part):
                 first["msg"],
                 "Run featurize again with this version of lakestorm.",
             ) from error
+        spec._format_1 = old.model_dump_json(indent=2)  # noqa: SLF001
+        return spec
+
+
+def _format_of(text: str | bytes) -> object:
+    """The format that a spec says it has; None where it says nothing."""
+    try:
+        described = json.loads(text)
+    except ValueError:
+        return None
+    return described.get("format", 1) if isinstance(described, dict) else None

@@ -13,6 +13,7 @@ from pipeline.errors import CountError, SpecError
 from pipeline.features.catalogue import fitted_spec, record
 from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.fit import fit
+from pipeline.features.kinds import Fitted
 from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.layout import LAYOUT_SETTINGS, writer_options
 from pipeline.features.prepared import (
@@ -25,7 +26,7 @@ from pipeline.features.prepared import (
     VALIDATION,
     prepared,
 )
-from pipeline.features.spec import FeatureSpec, Picture
+from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
 from pipeline.lake import (
     COUNTS,
@@ -165,7 +166,7 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
     measures = [
         F.count(F.lit(1)).alias("rows"),
         F.count_if(is_bad_label(spec.label)).alias("bad labels"),
-        *(F.count_if(_is_bad_image(p)).alias(f"bad images {p.column}") for p in spec.images),
+        *(F.count_if(bad).alias(_bad_rows_of(part)) for part, bad in _checks(spec)),
     ]
     splits = (TRAIN, VALIDATION, TEST, UNLABELLED, REST)
     reasons = (*spec.label.absent, "unknown")
@@ -177,11 +178,13 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
     )
 
 
-def _is_bad_image(picture: Picture) -> Column:
-    """Whether it is null, or of another length than a batch of images needs."""
-    image = F.col(picture.column)
-    missing = image.isNull()
-    return missing if picture.bytes is None else missing | (F.length(image) != picture.bytes)
+def _checks(spec: FeatureSpec) -> list[tuple[Fitted, Column]]:
+    """The parts that cannot be made of every row, and whether they cannot."""
+    return [(part, bad) for part in spec.parts if (bad := part.is_bad()) is not None]
+
+
+def _bad_rows_of(part: Fitted) -> str:
+    return f"bad {part.kind} {part.column}"
 
 
 def _require_columns(clean: Snapshot, spec: FeatureSpec) -> None:
@@ -207,24 +210,9 @@ def _require_sound(
         )
     if counts.get("bad labels"):
         raise bad_labels(spec.label, counts["bad labels"])
-    for picture in spec.images:
-        if bad := counts.get(f"bad images {picture.column}"):
-            raise _bad_images(picture, bad, written)
-
-
-def _bad_images(picture: Picture, bad: int, rows: int) -> SpecError:
-    column, shape = picture.column, " x ".join(str(side) for side in picture.shape)
-    rule, problem = f"{column} IS NOT NULL", "null"
-    if picture.bytes is not None:
-        rule, problem = (
-            f"length({column}) = {picture.bytes}",
-            f"not {picture.bytes} bytes ({shape})",
-        )
-    return SpecError(
-        f"features.images.{column}",
-        f"is {problem} in {bad} of {rows} rows",
-        f"Nothing was committed; correct the shape, or write a rule under clean.rules: {rule}.",
-    )
+    for part, _ in _checks(spec):
+        if bad := counts.get(_bad_rows_of(part)):
+            raise part.bad_rows(bad, written)
 
 
 def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) -> Outcome:

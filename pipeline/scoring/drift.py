@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.config import Drift, Thresholds
 from pipeline.errors import DriftError
-from pipeline.features.spec import MISSING_ID, UNKNOWN_ID, FeatureSpec
+from pipeline.features.kinds import Id
+from pipeline.features.spec import FeatureSpec
 from pipeline.stability import psi_of_categories, psi_of_values
 from pipeline.training.histograms import Histograms
 from pipeline.training.reference import Reference
@@ -130,20 +131,24 @@ def _against(
 
 
 def _inputs(spec: FeatureSpec, training: Histograms, scored: Histograms) -> Iterator[Measurement]:
-    sources = sources_of(spec)
+    columns = {column.name: column for column in spec.columns}
     for name, bins in scored.bins.items():
-        before = training.bins[name]
-        if name in spec.categorical_columns:
+        before, column = training.bins[name], columns[name]
+        if isinstance(column, Id):
+            rates = [
+                None if id_ is None else _rates(training, scored, before.get(id_), bins.get(id_))
+                for id_ in (column.missing, column.unknown)
+            ]
             yield Measurement(
                 feature=name,
                 kind="input",
                 rows=scored.rows,
                 psi=psi_of_categories(before, bins),
-                missing=_rates(training, scored, before.get(MISSING_ID), bins.get(MISSING_ID)),
-                unknown=_rates(training, scored, before.get(UNKNOWN_ID), bins.get(UNKNOWN_ID)),
+                missing=rates[0],
+                unknown=rates[1],
             )
             continue
-        source = sources.get(name, "")
+        source = column.source if spec.parts_by_column[name].traceless else ""
         told = source in training.missing and source in scored.missing
         yield Measurement(
             feature=name,
@@ -161,19 +166,6 @@ def _scores(training: Histograms, scored: Histograms) -> Iterator[Measurement]:
         index = psi_of_categories if name == CLASS else psi_of_values
         psi = index(training.bins[name], bins)
         yield Measurement(feature=name, kind="score", rows=scored.rows, psi=psi)
-
-
-def sources_of(spec: FeatureSpec) -> Mapping[str, str]:
-    """Feature to the column of `clean` that it was made of, where `missing` is told of that."""
-    return {
-        **{f"num_{part.column}": part.column for part in spec.numbers},
-        **{f"missing_{part.column}": part.column for part in spec.numbers},
-        **{
-            f"{wave}_{part.column}": part.column for part in spec.circles for wave in ("sin", "cos")
-        },
-        **dict(zip(spec.token_columns, (part.column for part in spec.tokens), strict=True)),
-        **dict(zip(spec.series_columns, (part.column for part in spec.series), strict=True)),
-    }
 
 
 def _rates(

@@ -41,7 +41,7 @@ from pipeline.training.bundle import Bundle, load_bundle, save_bundle
 from pipeline.training.histograms import Histograms, Tally, input_columns, score_columns
 from pipeline.training.networks import folded, weights_device, weights_type
 from pipeline.training.objective import objective_of
-from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of
+from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of, named_lengths
 
 CONSTANTS = ("spec_hash", "source_version", "scored_at")
 """Columns that are the same in all rows of a run."""
@@ -294,8 +294,10 @@ def _read(
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(where, error) from error
     inputs = {each.name: torch.as_tensor(each.tensor(block[each.name])) for each in layout.tensors}
-    for each in layout.sequences:
-        inputs[each.name], inputs["lengths"] = padded(block[each.name], each)
+    lengths = {}
+    for sequence in layout.sequences:
+        inputs[sequence.name], lengths[sequence.name] = padded(block[sequence.name], sequence)
+    inputs |= named_lengths(lengths)
     _refuse_strange_ids(inputs, spec, where)
     return keys, inputs
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from pipeline.errors import SchemaError
 from pipeline.stream.layout import ResolvedLayout, SequenceSpec, TensorSpec
 from pipeline.stream.plan import EpochPlan, PlanSettings
 from pipeline.stream.windows import Window, Windows
@@ -140,11 +141,27 @@ def _ragged(window: Window, name: str, begin: int, counts: list[int]) -> pa.Arra
 
 
 def padded(lists: pa.Array, spec: SequenceSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns lists as [rows, longest], padded behind, and their lengths, int64 [rows]."""
+    """Returns lists as [rows, longest], padded behind, and their lengths, int64 [rows].
+
+    With `width` above 1 it is [rows, longest, width], and lengths count steps.
+
+    Raises:
+        SchemaError: A list is not made of whole steps.
+    """
+    step = () if spec.width == 1 else (spec.width,)
     if not len(lists):
-        return torch.from_numpy(np.empty((0, 0), spec.dtype)), torch.empty(0, dtype=torch.int64)
-    lengths = np.diff(lists.offsets.to_numpy())
-    padded: npt.NDArray[Any] = np.full((len(lists), lengths.max()), spec.padding, spec.dtype)
-    # [rows, 1] against [longest] -> [rows, longest], true where a value stands
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = lists.flatten().to_numpy()
-    return torch.from_numpy(padded), torch.from_numpy(lengths)
+        return torch.from_numpy(np.empty((0, 0, *step), spec.dtype)), torch.empty(0).long()
+    lengths, broken = np.divmod(np.diff(lists.offsets.to_numpy()), spec.width)
+    if broken.any():
+        raise SchemaError(
+            f"column {spec.column!r}",
+            f"a list's length is no multiple of {spec.width}, the values of a step",
+            "Write whole steps.",
+        )
+    shape = (len(lists), lengths.max(), *step)
+    filled: npt.NDArray[Any] = np.full(shape, spec.padding, spec.dtype)
+    # [rows, 1] against [longest] -> [rows, longest], true where a step stands
+    stands = np.arange(filled.shape[1]) < lengths[:, None]
+    # [values] -> [steps] or [steps, width]
+    filled[stands] = lists.flatten().to_numpy().reshape(-1, *step)
+    return torch.from_numpy(filled), torch.from_numpy(lengths.astype(np.int64))

@@ -49,6 +49,9 @@ class SequenceColumn:
     padding: float = 0
     """What stands behind the end of a sequence."""
 
+    width: int = 1
+    """Values of one step, stored one step after the other."""
+
     codec: Codec | None = None
 
 
@@ -160,6 +163,7 @@ class SequenceSpec:
     dtype: np.dtype[np.generic]
     padding: float
     codec: Codec | None
+    width: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +343,7 @@ def _sequence(name: str, asked: SequenceColumn, footers: Sequence[Footer]) -> Se
             f"{asked.padding}, which {dtype} does not hold",
             "Give a whole number.",
         )
-    return SequenceSpec(name, asked.column, dtype, asked.padding, asked.codec)
+    return SequenceSpec(name, asked.column, dtype, asked.padding, asked.codec, asked.width)
 
 
 def _dtype(columns: Sequence[str], footers: Sequence[Footer]) -> np.dtype[np.generic]:

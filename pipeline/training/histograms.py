@@ -11,7 +11,8 @@ Source: IEEE 754-2019, 3.4 (the format) and 5.10 (the order of the bits).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Sequence as Listed
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,6 +22,15 @@ import torch
 from torch import Tensor
 
 from pipeline.config import Task
+from pipeline.features.kinds import (
+    CATEGORICAL,
+    NUMERIC,
+    Image,
+    Sequence,
+    Vector,
+    lengths_names,
+    tensor_names,
+)
 from pipeline.features.spec import BITS_PER_COLUMN, FeatureSpec
 
 FEATURE_BITS = 12
@@ -31,7 +41,7 @@ _FLOAT_BITS = 32
 _CHUNK_BITS = 12
 """Of what was missing, bits that are counted together, by their combinations: one pass for 12."""
 
-Outputs: TypeAlias = tuple[Task, Sequence[str], Sequence[str]]
+Outputs: TypeAlias = tuple[Task, Listed[str], Listed[str]]
 """What a model says: its task, its classes and its labels' columns."""
 
 
@@ -47,11 +57,20 @@ class Columns:
     """Bins of each."""
     bits: int = 0
     """Of floats, the top bits that are the bin; 0 for whole numbers, which are their own bins."""
+    summary: Callable[[Tensor], Tensor] | None = None
+    """What makes one number [rows] of a tensor [rows, ...], where that is counted."""
 
     @classmethod
-    def of_floats(cls, tensor: str, names: tuple[str, ...], bits: int) -> Columns:
+    def of_floats(
+        cls,
+        tensor: str,
+        names: tuple[str, ...],
+        bits: int,
+        summary: Callable[[Tensor], Tensor] | None = None,
+    ) -> Columns:
         """Columns of numbers."""
-        return cls(tensor=tensor, names=names, sizes=(1 << bits,) * len(names), bits=bits)
+        sizes = (1 << bits,) * len(names)
+        return cls(tensor=tensor, names=names, sizes=sizes, bits=bits, summary=summary)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,22 +87,32 @@ class Histograms:
 def input_columns(spec: FeatureSpec) -> list[Columns]:
     """What is counted of a network's inputs.
 
-    Numbers and ids; of a sequence its length; of an image its mean brightness.
+    Numbers and ids; of a sequence its length; of an image its mean brightness; of a vector its
+    Euclidean norm.
     """
+    names = tensor_names(spec.columns)
+    lengths = lengths_names([names[column.name] for column in spec.columns_of(Sequence)])
     columns = [
-        Columns.of_floats("numeric", spec.numeric_columns, FEATURE_BITS),
-        Columns(tensor="categorical", names=spec.categorical_columns, sizes=spec.cardinalities),
-        Columns.of_floats("image", spec.image_columns, SCORE_BITS),
-        Columns(
-            tensor="lengths",
-            names=(*spec.token_columns, *spec.series_columns),
-            sizes=(*(t.longest + 1 for t in spec.tokens), *(s.longest + 1 for s in spec.series)),
+        Columns.of_floats(NUMERIC, spec.numeric_columns, FEATURE_BITS),
+        Columns(tensor=CATEGORICAL, names=spec.categorical_columns, sizes=spec.cardinalities),
+        *(
+            Columns.of_floats(names[column.name], (column.name,), SCORE_BITS, summary)
+            for form, summary in ((Image, brightness), (Vector, norm))
+            for column in spec.columns_of(form)
+        ),
+        *(
+            Columns(
+                tensor=lengths[names[column.name]],
+                names=(column.name,),
+                sizes=(column.longest + 1,),
+            )
+            for column in spec.columns_of(Sequence)
         ),
     ]
     return [each for each in columns if each.names]
 
 
-def score_columns(task: Task, classes: Sequence[str], labels: Sequence[str]) -> list[Columns]:
+def score_columns(task: Task, classes: Listed[str], labels: Listed[str]) -> list[Columns]:
     """What is counted of a model's predictions: by label, or score and perhaps class."""
     if task == "multilabel":
         return [Columns.of_floats("probabilities", tuple(labels), SCORE_BITS)]
@@ -101,7 +130,7 @@ class Tally:
         imputed: Columns of `clean` whose missing values the tensors `_missing_0`, ... tell of.
     """
 
-    def __init__(self, columns: Iterable[Columns], imputed: Sequence[str] = ()) -> None:
+    def __init__(self, columns: Iterable[Columns], imputed: Listed[str] = ()) -> None:
         self._columns = tuple(columns)
         self._imputed = tuple(imputed)
         self._rows = 0
@@ -123,8 +152,7 @@ class Tally:
         self._rows += rows
         for counts, columns in zip(self._counts, self._columns, strict=True):
             values = tensors[columns.tensor]
-            # [rows, height, width, ...] -> [rows]
-            values = brightness(values) if columns.tensor == "image" else values
+            values = values if columns.summary is None else columns.summary(values)
             _count(places(values, columns), counts)
         for place, chunks in enumerate(self._combinations):
             held = tensors[f"_missing_{place}"]
@@ -159,7 +187,7 @@ class Tally:
                 first += size
 
 
-def total(parts: Sequence[Histograms]) -> Histograms:
+def total(parts: Listed[Histograms]) -> Histograms:
     """Histograms of the rows of all parts, which are of the same columns."""
     bins: dict[str, Counter[int]] = {}
     missing: Counter[str] = Counter()
@@ -209,6 +237,12 @@ def brightness(images: Tensor) -> Tensor:
     """The mean of each picture's values, float32 [rows], of images uint8 [rows, ...]."""
     # [rows, height, width, ...] -> [rows, values]
     return images.flatten(1).to(torch.float32).mean(dim=1)
+
+
+def norm(vectors: Tensor) -> Tensor:
+    """The Euclidean norm of each vector, float32 [rows], of vectors [rows, width]."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors.to(torch.float32), dim=1)
+    return lengths
 
 
 def _count(found: Tensor, counts: npt.NDArray[np.int64]) -> None:

@@ -14,7 +14,7 @@ from pipeline.training.networks import weights_type
 from pipeline.training.objective import objective_of
 from pipeline.training.ranks import Ranks
 from pipeline.training.reference import Reference
-from pipeline.training.splits import evaluation_stream, rows_of
+from pipeline.training.splits import evaluation_stream, named_lengths, rows_of
 
 
 def missing_of(spec: FeatureSpec, features: Snapshot) -> tuple[str, ...]:
@@ -39,8 +39,7 @@ def reference_of(bundle: Bundle, train: Snapshot, ranks: Ranks, workers_count: i
     scores = Tally(score_columns(*bundle.facts.outputs))
     with evaluation_stream(train.uris(), spec, workers_count, ranks, missing) as stream:
         for batch in stream.epoch(0):
-            lengths = dict(zip(("lengths",), batch.lengths.values(), strict=False))
-            inputs.add({**batch.tensors, **lengths}, batch.rows)
+            inputs.add({**batch.tensors, **named_lengths(batch.lengths)}, batch.rows)
             given = {name: batch.tensors[name] for name in batch.tensors.keys() - {*missing}}
             rows = rows_of(replace(batch, tensors=given), ranks.device, dtype)
             with torch.inference_mode():

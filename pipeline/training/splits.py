@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.features.kinds import (
+    CATEGORICAL,
+    NUMERIC,
+    FeatureColumn,
+    Id,
+    Image,
+    Number,
+    Sequence,
+    Vector,
+    lengths_names,
+    tensor_names,
+)
 from pipeline.features.spec import FeatureSpec
 from pipeline.stream import Batch, BatchLayout, Stream
 from pipeline.stream.codecs import Codec, ImageCodec, RawCodec
 from pipeline.stream.layout import SequenceColumn, TensorColumn
-from pipeline.training.networks import Shapes
+from pipeline.training.networks import Input, Shapes
 from pipeline.training.ranks import Ranks
 
 _WIDE_EVALUATION_ROWS = 4_096
@@ -55,17 +67,28 @@ class Rows:
 
 def shapes_of(spec: FeatureSpec) -> Shapes:
     """What a network of this spec is given for a row."""
-    return Shapes(
+    names = tensor_names(spec.columns)
+    own = [column for column in spec.columns if not isinstance(column, Number | Id)]
+    return Shapes.of(
         numeric=len(spec.numeric_columns),
         cardinalities=spec.cardinalities,
-        image=spec.images[0].shape if spec.images else (),
-        token_ids=spec.tokens[0].buckets if spec.tokens else 0,
-        series=bool(spec.series),
+        named={names[column.name]: _input(column) for column in own},
     )
 
 
+def _input(column: FeatureColumn) -> Input:
+    """A column that has a tensor of its own, as a network is told of it."""
+    if isinstance(column, Image):
+        return Input(form="image", shape=column.shape)
+    if isinstance(column, Vector):
+        return Input(form="vector", shape=(column.width,))
+    assert isinstance(column, Sequence)  # noqa: S101 - for mypy: there are five forms
+    width = (column.width,) if column.width > 1 else ()
+    return Input(form="sequence", shape=width, ids=column.ids, ordered=column.ordered)
+
+
 def layout_of(
-    spec: FeatureSpec, *, with_label: bool = True, missing: Sequence[str] = ()
+    spec: FeatureSpec, *, with_label: bool = True, missing: Iterable[str] = ()
 ) -> BatchLayout:
     """What a network of this spec asks of the stream.
 
@@ -76,37 +99,40 @@ def layout_of(
     """
     labels = spec.label_columns if with_label else ()
     several = spec.label.task == "multilabel"
+    names = tensor_names(spec.columns)
     matrices = {
-        "numeric": spec.numeric_columns,
-        "categorical": spec.categorical_columns,
+        NUMERIC: spec.numeric_columns,
+        CATEGORICAL: spec.categorical_columns,
         "label": labels if several else (),
     }
-    sequences = {"tokens": spec.token_columns, "series": spec.series_columns}
     return BatchLayout(
         matrices={name: columns for name, columns in matrices.items() if columns},
         scalars={
             **({"label": labels[0]} if labels and not several else {}),
             **{name: name for name in missing},
         },
-        tensors={"image": _image(spec)} if spec.images else {},
+        tensors={
+            **{names[image.name]: _decoded(image) for image in spec.columns_of(Image)},
+            **{
+                names[vector.name]: TensorColumn(column=vector.name, shape=(vector.width,))
+                for vector in spec.columns_of(Vector)
+            },
+        },
         sequences={
-            name: SequenceColumn(column=column)
-            for name, columns in sequences.items()
-            for column in columns
+            names[sequence.name]: SequenceColumn(column=sequence.name, width=sequence.width)
+            for sequence in spec.columns_of(Sequence)
         },
     )
 
 
-def _image(spec: FeatureSpec) -> TensorColumn:
-    [column], [picture] = spec.image_columns, spec.images
-    shape, bytes_type = picture.shape, np.dtype(np.uint8)
-    raw = picture.encoding == "raw"
+def _decoded(image: Image) -> TensorColumn:
+    shape, bytes_type = image.shape, np.dtype(np.uint8)
     codec: Codec = (
         RawCodec(shape=shape, dtype=bytes_type)
-        if raw
-        else ImageCodec(shape=shape, dtype=bytes_type, format=picture.encoding)
+        if image.encoding == "raw"
+        else ImageCodec(shape=shape, dtype=bytes_type, format=image.encoding)
     )
-    return TensorColumn(column=column, shape=shape, codec=codec)
+    return TensorColumn(column=image.name, shape=shape, codec=codec)
 
 
 def rows_of(batch: Batch, device: torch.device, dtype: torch.dtype = torch.float32) -> Rows:
@@ -119,10 +145,15 @@ def rows_of(batch: Batch, device: torch.device, dtype: torch.dtype = torch.float
     """
     tensors = dict(batch.tensors)
     labels = tensors.pop("label", None)
-    for lengths in batch.lengths.values():  # of the one sequence, if there is one
-        tensors["lengths"] = lengths
+    tensors |= named_lengths(batch.lengths)
     rows = Rows(inputs=tensors, labels=labels, rows=batch.rows).to(device)
     return replace(rows, inputs=cast(rows.inputs, dtype))
+
+
+def named_lengths(lengths: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Lengths by sequence -> lengths by the network's inputs that hold them."""
+    names = lengths_names(lengths)
+    return {names[sequence]: tensor for sequence, tensor in lengths.items()}
 
 
 def cast(inputs: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -139,15 +170,16 @@ def evaluation_rows(spec: FeatureSpec) -> int:
     Enough to keep a processor busy; between the layers of a network on images or sequences a row
     takes up to a megabyte.
     """
-    return _EVALUATION_ROWS if spec.images or spec.tokens or spec.series else _WIDE_EVALUATION_ROWS
+    is_large = any(isinstance(column, Image | Sequence) for column in spec.columns)
+    return _EVALUATION_ROWS if is_large else _WIDE_EVALUATION_ROWS
 
 
 def evaluation_stream(
-    files: Sequence[str],
+    files: Iterable[str],
     spec: FeatureSpec,
     workers_count: int,
     ranks: Ranks | None = None,
-    missing: Sequence[str] = (),
+    missing: Iterable[str] = (),
 ) -> Stream:
     """All rows of some files once, over all ranks, in the files' order.
 
@@ -160,7 +192,7 @@ def evaluation_stream(
     """
     ranks = ranks or Ranks()
     return Stream(
-        files,
+        list(files),
         layout_of(spec, missing=missing),
         rows_per_rank_batch=evaluation_rows(spec),
         rank=ranks.rank,

@@ -12,9 +12,12 @@ from pyspark.sql import functions as F
 from pipeline.config import Features
 from pipeline.errors import SpecError
 from pipeline.features import fit as module
-from pipeline.features.fit import fit, rounded
+from pipeline.features.fit import fit
+from pipeline.features.kinds.categorical import FittedCategory
+from pipeline.features.kinds.numeric import FittedNumber
+from pipeline.features.kinds.scales import Plain, Quantile, Standard, rounded
 from pipeline.features.prepared import SPLIT, TRAIN, prepared
-from pipeline.features.spec import FeatureSpec, PlainNumber, QuantileNumber, StandardNumber
+from pipeline.features.spec import FeatureSpec
 from tests.features import examples
 
 ROWS = [examples.clean_row(number) for number in range(1, 400)]
@@ -23,6 +26,14 @@ TRAINED = [row for row in ROWS if row["month"] <= 2]
 
 def fitted(rows: DataFrame, how: Features) -> FeatureSpec:
     return fit(prepared(rows, how).where(F.col(SPLIT) == TRAIN), how, "small", "period")
+
+
+def scales_of(spec: FeatureSpec) -> dict[str, Any]:
+    return {part.column: part.scale for part in spec.parts if isinstance(part, FittedNumber)}
+
+
+def vocabularies_of(spec: FeatureSpec) -> dict[str, tuple[str, ...]]:
+    return {part.column: part.words for part in spec.parts if isinstance(part, FittedCategory)}
 
 
 def test_measures_are_those_of_the_labelled_train_rows(spark: SparkSession) -> None:
@@ -34,14 +45,16 @@ def test_measures_are_those_of_the_labelled_train_rows(spark: SparkSession) -> N
     unlabelled = [examples.clean_row(n, month=1, amount=1e9, delay=None) for n in range(400, 420)]
     spec = fitted(examples.frame(spark, [*ROWS, *unlabelled]), how)
     amounts = np.array([row["amount"] for row in TRAINED if row["amount"] is not None])
-    standard, quantile = spec.numbers
-    assert isinstance(standard, StandardNumber)
+    standard, quantile = scales_of(spec).values()
+    assert isinstance(standard, Standard)
     assert standard.mean == pytest.approx(amounts.mean(), rel=1e-6)
     assert standard.deviation == pytest.approx(amounts.std(), rel=1e-6)
-    assert isinstance(quantile, QuantileNumber)
+    assert isinstance(quantile, Quantile)
     # Of fewer than 10,000 rows, each quantile is exact: the value of that rank.
-    exact = np.quantile(amounts * 2, np.arange(1, 32) / 32, method="inverted_cdf")
-    assert quantile.boundaries == tuple(sorted(set(exact.tolist())))
+    exact = np.quantile(amounts * 2, np.arange(33) / 32, method="inverted_cdf")
+    assert quantile.points == tuple(sorted(set(exact.tolist())))
+    for point, place in zip(quantile.points, quantile.places, strict=True):
+        assert place == pytest.approx((np.flatnonzero(exact == point) / 16 - 1).mean())
     for column, words, count in zip(
         ("place", "day"),
         ([row["place"] for row in TRAINED], [str(row["id"] % 7) for row in TRAINED]),
@@ -49,10 +62,10 @@ def test_measures_are_those_of_the_labelled_train_rows(spark: SparkSession) -> N
         strict=True,
     ):
         seen = Counter(word for word in words if word is not None)
-        (found,) = [part.words for part in spec.categories if part.column == column]
+        found = vocabularies_of(spec)[column]
         assert found == tuple(sorted(word for word, n in seen.items() if n >= count))
         assert found
-    assert len(spec.categories[1].words) < 7, "no day is rare enough to prove anything"
+    assert len(vocabularies_of(spec)["day"]) < 7, "no day is rare enough to prove anything"
 
 
 def test_rows_outside_the_train_split_do_not_change_the_spec(spark: SparkSession) -> None:
@@ -84,18 +97,18 @@ def test_what_is_no_number_counts_as_missing(spark: SparkSession) -> None:
         "power": [math.exp(a * 20) for a in amounts if a * 20 < math.log(3.4e38)],
         "share": [r["amount"] for r in TRAINED if r["amount"] is not None and r["id"] % 2],
     }
-    for number in spec.numbers:
-        assert isinstance(number, StandardNumber)
-        values = np.array(kept[number.column])
+    for column, number in scales_of(spec).items():
+        assert isinstance(number, Standard)
+        values = np.array(kept[column])
         assert len(values) < len(amounts)
-        assert number.mean == pytest.approx(values.mean(), rel=1e-5), number.column
+        assert number.mean == pytest.approx(values.mean(), rel=1e-5), column
         assert number.deviation == pytest.approx(values.std(), rel=1e-5)
 
 
 def test_a_constant_has_deviation_one(spark: SparkSession) -> None:
     how = examples.described(derive={"day": "id % 7", "c": "0.123456789D"}, numeric={"c": {}})
-    (number,) = fitted(examples.frame(spark, ROWS), how).numbers
-    assert isinstance(number, StandardNumber)
+    (number,) = scales_of(fitted(examples.frame(spark, ROWS), how)).values()
+    assert isinstance(number, Standard)
     assert number.deviation == 1.0
     assert number.mean == pytest.approx(0.123456789, abs=1e-6)
 
@@ -123,9 +136,9 @@ def test_a_train_split_without_rows_is_refused(
 def test_words_that_are_all_rare_make_an_empty_vocabulary(spark: SparkSession) -> None:
     how = examples.described(categorical={"place": {"minimum_count": 10_000}})
     spec = fitted(examples.frame(spark, ROWS), how)
-    assert spec.categories[0].words == ()
+    assert vocabularies_of(spec)["place"] == ()
     assert spec.cardinalities == (2,)
-    assert spec.numbers[0].column == "amount"
+    assert list(scales_of(spec)) == ["amount"]
 
 
 def test_a_label_that_is_no_class_is_refused(spark: SparkSession) -> None:
@@ -163,8 +176,8 @@ def test_a_vocabulary_too_large_is_refused(
 
 def test_a_plain_number_is_not_measured(spark: SparkSession) -> None:
     how = examples.described(numeric={"amount": {"scale": "none", "indicator": True}})
-    assert fitted(examples.frame(spark, ROWS), how).numbers == (
-        PlainNumber(column="amount", indicator=True),
+    assert fitted(examples.frame(spark, ROWS), how).parts[:1] == (
+        FittedNumber(column="amount", indicator=True, scale=Plain()),
     )
 
 

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pipeline.config import Features, Pipeline, load_pipeline
 from pipeline.errors import ConfigError, LeakageError, SpecError
 from pipeline.features.fit import fit
+from pipeline.features.kinds import Sequence
 from pipeline.features.prepared import prepared
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
@@ -64,7 +65,8 @@ def test_tokens_are_the_hashed_words_of_the_text(
         tokens={"place": {"buckets": buckets, "longest": longest, "separator": "[^A-Za-z0-9]+"}}
     )
     spec, rows = made(examples.frame(spark, raw), how)
-    assert (spec.token_columns, spec.token_ids) == (("tokens_place",), buckets)
+    (tokens,) = spec.columns_of(Sequence)
+    assert (tokens.name, tokens.ids) == ("tokens_place", buckets)
     for number, text in enumerate(asked):
         wanted = [] if text is None else ids_of(text, buckets, longest)
         assert rows[number]["tokens_place"] == wanted
@@ -98,7 +100,7 @@ def test_a_series_is_its_newest_values(spark: SparkSession) -> None:
             series={"reading": {"longest": longest}},
         )
         spec, rows = made(clean, how)
-        assert spec.series_columns == ("series_reading",)
+        assert [c.name for c in spec.columns_of(Sequence)] == ["series_reading"]
         for number, reading in enumerate(readings):
             held = [
                 x if x is not None and math.isfinite(x) and abs(x) < 1e38 else 0.0

@@ -6,30 +6,24 @@ from hypothesis import strategies as st
 
 from pipeline.config import Label, Splits
 from pipeline.errors import SpecError
-from pipeline.features.spec import (
-    Circle,
-    FeatureSpec,
-    HashedText,
-    NumberSeries,
-    Picture,
-    PlainNumber,
-    QuantileNumber,
-    StandardNumber,
-    Vocabulary,
-)
+from pipeline.features.kinds.categorical import FittedCategory
+from pipeline.features.kinds.cyclic import FittedCyclic
+from pipeline.features.kinds.images import FittedImage
+from pipeline.features.kinds.numeric import FittedNumber
+from pipeline.features.kinds.scales import Plain, Quantile, Standard, Steps
+from pipeline.features.kinds.series import FittedSeries
+from pipeline.features.kinds.tokens import FittedTokens
+from pipeline.features.spec import FeatureSpec
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 names = st.text(min_size=1, max_size=8)
 text = st.text(max_size=20)
-numbers = st.one_of(
-    st.builds(StandardNumber, column=names, indicator=st.booleans(), mean=finite, deviation=finite),
-    st.builds(
-        QuantileNumber,
-        column=names,
-        indicator=st.booleans(),
-        boundaries=st.lists(finite, max_size=4).map(tuple),
-    ),
-    st.builds(PlainNumber, column=names, indicator=st.booleans()),
+finites = st.lists(finite, min_size=1, max_size=4).map(tuple)
+scales = st.one_of(
+    st.builds(Standard, mean=finite, deviation=finite),
+    st.builds(Steps, boundaries=finites),
+    st.builds(Quantile, points=finites, places=finites),
+    st.builds(Plain),
 )
 written = st.text(min_size=1, max_size=20)
 labels = st.one_of(
@@ -48,6 +42,25 @@ labels = st.one_of(
     st.just(Label(task="reconstruction")),
 )
 sides = st.integers(1, 99)
+parts = st.one_of(
+    st.builds(
+        FittedNumber,
+        column=names,
+        indicator=st.booleans(),
+        fill=st.none() | finite,
+        scale=scales,
+    ),
+    st.builds(FittedCyclic, column=names, period=finite),
+    st.builds(FittedCategory, column=names, words=st.lists(text, max_size=4).map(tuple)),
+    st.builds(
+        FittedImage,
+        column=names,
+        shape=st.one_of(st.tuples(sides, sides), st.tuples(sides, sides, sides)),
+        encoding=st.sampled_from(["raw", "png", "jpeg"]),
+    ),
+    st.builds(FittedTokens, column=names, separator=text, buckets=sides, longest=sides),
+    st.builds(FittedSeries, column=names, longest=sides),
+)
 specs = st.builds(
     FeatureSpec,
     pipeline=names,
@@ -57,25 +70,7 @@ specs = st.builds(
     splits=st.builds(Splits, train=text, validation=text, test=text),
     leakage=st.lists(names, max_size=3).map(tuple),
     derive=st.dictionaries(names, text, max_size=3),
-    numbers=st.lists(numbers, max_size=3).map(tuple),
-    circles=st.lists(st.builds(Circle, column=names, period=finite), max_size=2).map(tuple),
-    categories=st.lists(
-        st.builds(Vocabulary, column=names, words=st.lists(text, max_size=4).map(tuple)), max_size=2
-    ).map(tuple),
-    images=st.lists(
-        st.builds(
-            Picture,
-            column=names,
-            shape=st.one_of(st.tuples(sides, sides), st.tuples(sides, sides, sides)),
-            encoding=st.sampled_from(["raw", "png", "jpeg"]),
-        ),
-        max_size=1,
-    ).map(tuple),
-    tokens=st.lists(
-        st.builds(HashedText, column=names, separator=text, buckets=sides, longest=sides),
-        max_size=1,
-    ).map(tuple),
-    series=st.lists(st.builds(NumberSeries, column=names, longest=sides), max_size=1).map(tuple),
+    parts=st.lists(parts, max_size=6).map(tuple),
 )
 
 
@@ -94,7 +89,7 @@ def test_specs_with_one_hash_are_the_same(one: FeatureSpec, other: FeatureSpec) 
 
 @pytest.mark.parametrize(
     ("broken", "place"),
-    [("", "whole"), ("{}", "pipeline"), ('{"format": 2}', "format"), ('{"code": "x"}', "pipeline")],
+    [("", "whole"), ("{}", "pipeline"), ('{"format": 3}', "format"), ('{"code": "x"}', "pipeline")],
 )
 def test_what_is_no_spec_is_refused(broken: str, place: str) -> None:
     with pytest.raises(SpecError, match=f"feature spec, {place}"):

@@ -143,7 +143,7 @@ def test_the_spec_is_on_record_and_its_hash_in_the_commit(
     assert table.last_note(CLEAN_VERSION) == str(lake.table("clean").snapshot().version)
     assert newest_spec(lake, "small") == spec_of_hash(lake, "small", spec.hash) == spec
     (row,) = examples.table(lake, "specs").iter_rows(named=True)
-    assert json.loads(row["spec"])["numbers"][0]["column"] == "amount"
+    assert json.loads(row["spec"])["parts"][0]["column"] == "amount"
     assert fitted_spec(lake, "small", row["run"]) == spec
     assert fitted_spec(lake, "small", "another run") is None
     with pytest.raises(SpecError, match="pipeline other: has no fitted feature spec"):
@@ -281,7 +281,7 @@ def test_patterns_stand_for_columns_of_clean_but_keys_and_leakage(
     lake = Lake(pipeline.lake)
     clean(spark, pipeline, lake)
     _, spec = featurize(spark, pipeline, lake)
-    assert [number.column for number in spec.numbers] == ["amount", "month"]
+    assert [p.column for p in spec.parts if p.kind == "numeric"] == ["amount", "month"]
     assert spec.leakage == ("delay", "a_later")
     wrong = examples.pipeline(tmp_path, {**changes, "features.numeric": {"z*": {}}})
     with pytest.raises(ConfigError, match=r"features\.numeric\.z\*: matches no column of clean"):

@@ -11,15 +11,12 @@ from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.errors import SpecError
+from pipeline.features.kinds.categorical import FittedCategory
+from pipeline.features.kinds.cyclic import FittedCyclic
+from pipeline.features.kinds.numeric import FittedNumber
+from pipeline.features.kinds.scales import Plain, Standard, Steps
 from pipeline.features.prepared import prepared
-from pipeline.features.spec import (
-    Circle,
-    FeatureSpec,
-    PlainNumber,
-    QuantileNumber,
-    StandardNumber,
-    Vocabulary,
-)
+from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
 from tests.features import examples
 
@@ -31,16 +28,14 @@ SPEC = FeatureSpec(
     splits=examples.described().splits,
     leakage=("delay",),
     derive={"day": "id % 7", "odd": "1 / (id % 2)"},
-    numbers=(
-        StandardNumber(column="amount", indicator=True, mean=20.0, deviation=4.0),
-        QuantileNumber(column="month", indicator=False, boundaries=(1.0, 2.0, 4.0, 9.0)),
-        PlainNumber(column="odd", indicator=True),
-    ),
-    circles=(Circle(column="day", period=7.0),),
-    categories=(
-        Vocabulary(column="place", words=("a", "b")),
-        Vocabulary(column="month", words=("1", "2")),
-        Vocabulary(column="day", words=()),
+    parts=(
+        FittedNumber(column="amount", indicator=True, scale=Standard(mean=20.0, deviation=4.0)),
+        FittedNumber(column="month", indicator=False, scale=Steps(boundaries=(1.0, 2.0, 4.0, 9.0))),
+        FittedNumber(column="odd", indicator=True, scale=Plain()),
+        FittedCyclic(column="day", period=7.0),
+        FittedCategory(column="place", words=("a", "b")),
+        FittedCategory(column="month", words=("1", "2")),
+        FittedCategory(column="day", words=()),
     ),
 )
 
@@ -74,7 +69,7 @@ def test_each_row_is_what_numpy_makes_of_it(spark: SparkSession) -> None:
 
 
 def test_a_missing_angle_is_the_centre_of_the_circle(spark: SparkSession) -> None:
-    spec = SPEC.model_copy(update={"circles": (Circle(column="amount", period=7.0),)})
+    spec = SPEC.model_copy(update={"parts": (FittedCyclic(column="amount", period=7.0),)})
     clean = examples.frame(spark, [examples.clean_row(1, amount=None)])
     (row,) = transformed(clean, spec).collect()
     assert (row["sin_amount"], row["cos_amount"]) == (0, 0)
@@ -103,11 +98,11 @@ def test_what_is_missing_is_told_bit_by_bit(spark: SparkSession) -> None:
 
 
 def test_more_numbers_than_a_bigint_has_bits_take_two(spark: SparkSession) -> None:
-    numbers = tuple(PlainNumber(column=f"n{place}", indicator=False) for place in range(65))
-    derive = {part.column: "nullif(id, 1)" for part in numbers}
-    spec = SPEC.model_copy(
-        update={"numbers": numbers, "derive": derive, "circles": (), "categories": ()}
+    numbers = tuple(
+        FittedNumber(column=f"n{place}", indicator=False, scale=Plain()) for place in range(65)
     )
+    derive = {part.column: "nullif(id, 1)" for part in numbers}
+    spec = SPEC.model_copy(update={"parts": numbers, "derive": derive})
     clean = examples.frame(spark, [examples.clean_row(number) for number in range(2)])
     rows = {row["id"]: row for row in transformed(clean, spec).collect()}
     assert (rows[0]["_missing_0"], rows[0]["_missing_1"]) == (0, 0)
@@ -172,9 +167,8 @@ def test_ids_are_those_of_a_plain_dictionary(
 ) -> None:
     # Some that trouble hash functions, JSON and collations.
     known |= {"", " ", "a", "A", "a ", "\x00", '"', "\\", "\n", "é", "e\u0301", "ß", "😀", "null"}
-    vocabulary = Vocabulary(column="place", words=tuple(sorted(known)))
-    spec = SPEC.model_copy(update={"categories": (vocabulary,), "derive": {}, "numbers": ()})
-    spec = spec.model_copy(update={"circles": ()})
+    vocabulary = FittedCategory(column="place", words=tuple(sorted(known)))
+    spec = SPEC.model_copy(update={"parts": (vocabulary,), "derive": {}})
     asked = [*known, *others, None, *(word + "x" for word in known)]
     raw = [examples.clean_row(number, place=word) for number, word in enumerate(asked)]
     rows = transformed(examples.frame(spark, raw), spec).collect()

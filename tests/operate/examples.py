@@ -16,7 +16,11 @@ from deltalake import CommitProperties, write_deltalake
 from pipeline.clean.quality import Counts, quality_rows
 from pipeline.config import Label, Pipeline, Splits
 from pipeline.features.catalogue import record
-from pipeline.features.spec import Circle, FeatureSpec, StandardNumber, Vocabulary
+from pipeline.features.kinds.categorical import FittedCategory
+from pipeline.features.kinds.cyclic import FittedCyclic
+from pipeline.features.kinds.numeric import FittedNumber
+from pipeline.features.kinds.scales import Standard
+from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import CLEAN_VERSION
 from pipeline.lake import RUN, Lake, fingerprint
 from pipeline.training.loop import EpochRecord
@@ -43,9 +47,11 @@ SPEC = FeatureSpec(
     splits=Splits(train="month <= 2", validation="month = 3", test="month = 4"),
     leakage=(),
     derive={},
-    numbers=(StandardNumber(column="n", indicator=True, mean=0.0, deviation=1.0),),
-    circles=(Circle(column="hour", period=24.0),),
-    categories=(Vocabulary(column="c", words=("aa", WORD, "cc")),),
+    parts=(
+        FittedNumber(column="n", indicator=True, scale=Standard(mean=0.0, deviation=1.0)),
+        FittedCyclic(column="hour", period=24.0),
+        FittedCategory(column="c", words=("aa", WORD, "cc")),
+    ),
 )
 
 

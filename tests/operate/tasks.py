@@ -13,7 +13,9 @@ import pandas as pd
 
 from pipeline.config import Label, Pipeline
 from pipeline.features.catalogue import record
-from pipeline.features.spec import FeatureSpec, HashedText, Picture
+from pipeline.features.kinds.images import FittedImage
+from pipeline.features.kinds.tokens import FittedTokens
+from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import CLEAN_VERSION
 from pipeline.lake import Lake
 from tests.operate.examples import (
@@ -121,9 +123,9 @@ def multilabel() -> Example:
     loss = -np.log(np.where(label == 1, exact, 1 - exact).clip(1e-7, 1 - 1e-7))
     loss[np.isnan(label)] = np.nan
     how = Label(task="multilabel", name="late", expressions=dict.fromkeys("abc", "true"))
-    text = HashedText(column="text", separator=" ", buckets=9, longest=4)
+    text = FittedTokens(column="text", separator=" ", buckets=9, longest=4)
     return Example(
-        spec=BARE.model_copy(update={"label": how, "tokens": (text,)}),
+        spec=BARE.model_copy(update={"label": how, "parts": (*BARE.parts, text)}),
         rows=rows,
         said=("probabilities",),
         pairs=_pairs(
@@ -146,10 +148,10 @@ def reconstruction() -> Example:
     rows["score"] = score.astype(np.float32)
     rows["latent"] = list(random.normal(size=(ROWS, 5)).astype(np.float32))
     unknown = np.full(ROWS, np.nan)
-    picture = Picture(column="pixels", shape=(2, 2), encoding="raw")
+    picture = FittedImage(column="pixels", shape=(2, 2), encoding="raw")
     update = {
         "label": Label(task="reconstruction"),
-        "images": (picture,),
+        "parts": (*BARE.parts, picture),
         "keys": ("digest",),  # binary
     }
     return Example(

@@ -13,7 +13,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.clean.stage import clean
 from pipeline.errors import ModelError, ScoringError
-from pipeline.features.spec import UNKNOWN_ID
+from pipeline.features.kinds import UNKNOWN_ID
 from pipeline.features.stage import featurize
 from pipeline.lake import Lake
 from pipeline.operate.walk import STAGES

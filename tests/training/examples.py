@@ -10,7 +10,11 @@ import torch
 from deltalake import write_deltalake
 
 from pipeline.config import Label, Mlp, Pipeline, Splits
-from pipeline.features.spec import FIRST_ID, FeatureSpec, PlainNumber, Vocabulary
+from pipeline.features.kinds import FIRST_ID
+from pipeline.features.kinds.categorical import FittedCategory
+from pipeline.features.kinds.numeric import FittedNumber
+from pipeline.features.kinds.scales import Plain
+from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake
 from pipeline.training.bundle import Facts
 from pipeline.training.networks import Architecture, architecture_of
@@ -30,11 +34,14 @@ def spec(
         splits=Splits(train="month = 1", validation="month = 2", test="month = 3"),
         leakage=(),
         derive={},
-        numbers=tuple(PlainNumber(column=f"n{i}", indicator=False) for i in range(numeric)),
-        circles=(),
-        categories=tuple(
-            Vocabulary(column=f"c{i}", words=tuple(f"w{word}" for word in range(size - FIRST_ID)))
-            for i, size in enumerate(cardinalities)
+        parts=(
+            *(FittedNumber(column=f"n{i}", indicator=False, scale=Plain()) for i in range(numeric)),
+            *(
+                FittedCategory(
+                    column=f"c{i}", words=tuple(f"w{word}" for word in range(size - FIRST_ID))
+                )
+                for i, size in enumerate(cardinalities)
+            ),
         ),
     )
 

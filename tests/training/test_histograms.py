@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.features.spec import HashedText, Picture
+from pipeline.features.kinds.images import FittedImage
+from pipeline.features.kinds.tokens import FittedTokens
 from pipeline.training.histograms import (
     FEATURE_BITS,
     SCORE_BITS,
@@ -71,12 +72,10 @@ def test_ids_are_their_own_bins(ids: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("rows", [0, 7, 2000])
 def test_counts_of_blocks_add_up(rows: int) -> None:
-    spec = examples.spec(numeric=70).model_copy(
-        update={
-            "images": (Picture(column="p", shape=(2, 3), encoding="raw"),),
-            "tokens": (HashedText(column="t", separator=" ", buckets=9, longest=5),),
-        }
-    )
+    spec = examples.spec(numeric=70)
+    picture = FittedImage(column="p", shape=(2, 3), encoding="raw")
+    text = FittedTokens(column="t", separator=" ", buckets=9, longest=5)
+    spec = spec.model_copy(update={"parts": (*spec.parts, picture, text)})
     random = np.random.default_rng(0)
     block: dict[str, npt.NDArray[Any]] = {
         # Column by column, as the stream has them.

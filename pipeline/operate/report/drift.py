@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.features.kinds import Id, Number
 from pipeline.features.prepared import SPLIT, TEST, TRAIN
-from pipeline.features.spec import FIRST_ID, FeatureSpec, Vocabulary
+from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Snapshot
 from pipeline.operate.report.bins import (
     distinct_edges,
@@ -20,8 +21,6 @@ from pipeline.operate.report.bins import (
     sampled,
     with_bands,
 )
-
-RESERVED = ("(missing)", "(out of vocabulary)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,26 +68,28 @@ def measure_drift(
         is_sensitive: Whether the words of a column must not be shown.
 
     Returns:
-        The numbers and categories, those that moved most first; none of images, tokens and series.
+        The numbers and categories, those that moved most first; no other ones.
     """
-    columns = (*spec.numeric_columns, *spec.categorical_columns)
+    columns: tuple[Number | Id, ...] = (*spec.columns_of(Number), *spec.columns_of(Id))
     if not columns:
         return ()
-    numbers = len(spec.numeric_columns)
     train, test = (
         sampled(side.dataframe(spark), spec.keys, side.rows)
         for side in (features.select(split={name}) for name in (TRAIN, TEST))
     )
     edges = edges_of(train, spec.numeric_columns)
-    found = histograms(train.unionByName(test), columns, edges)
+    found = histograms(train.unionByName(test), [column.name for column in columns], edges)
     empty = Histogram(rows_by_bin={}, mean=math.nan)
     moved = []
     for position, column in enumerate(columns):
         before, after = (found.get((split, position), empty) for split in (TRAIN, TEST))
-        words = spec.categories[position - numbers] if position >= numbers else None
-        if words is not None and is_sensitive(words.column):
-            words = Vocabulary(column=words.column, words=("(withheld)",) * len(words.words))
-        moved.append(_compared(column, before, after, words))
+        if isinstance(column, Id):
+            part = spec.parts_by_column[column.name]
+            hidden = any(is_sensitive(source) for source in part.reads)
+            words = _withheld if hidden else part.word
+            moved.append(_compared_ids(column, before, after, words))
+        else:
+            moved.append(_compared_numbers(column, before, after))
     return tuple(sorted(moved, key=lambda drift: (-_known(drift.psi), drift.name)))
 
 
@@ -146,32 +147,33 @@ def histogram_rows(
     )
 
 
-def _compared(
-    column: str, before: Histogram, after: Histogram, words: Vocabulary | None
+def _compared_numbers(column: Number, before: Histogram, after: Histogram) -> FeatureDrift:
+    return FeatureDrift(
+        name=column.name,
+        psi=population_stability_index(before.rows_by_bin, after.rows_by_bin),
+        subject="share of rows" if column.is_indicator else "mean",
+        before=before.mean,
+        after=after.mean,
+    )
+
+
+def _compared_ids(
+    column: Id, before: Histogram, after: Histogram, words: Callable[[int], str]
 ) -> FeatureDrift:
-    psi = population_stability_index(before.rows_by_bin, after.rows_by_bin)
-    if words is None:
-        share = column.startswith("missing_")
-        return FeatureDrift(
-            name=column,
-            psi=psi,
-            subject="share of rows" if share else "mean",
-            before=before.mean,
-            after=after.mean,
-        )
     ids = sorted(before.rows_by_bin.keys() | after.rows_by_bin.keys())
     most = max(ids, key=lambda id_: abs(after.share(id_) - before.share(id_)), default=0)
+    reserved = {column.missing: "(missing)", column.unknown: "(out of vocabulary)"}
     return FeatureDrift(
-        name=column,
-        psi=psi,
-        subject=f"share of {_word(words, most)}",
+        name=column.name,
+        psi=population_stability_index(before.rows_by_bin, after.rows_by_bin),
+        subject=f"share of {reserved.get(most) or words(most)}",
         before=before.share(most) if before.rows else math.nan,
         after=after.share(most) if after.rows else math.nan,
     )
 
 
-def _word(words: Vocabulary, id_: int) -> str:
-    return (*RESERVED, *words.words)[id_] if id_ < FIRST_ID + len(words.words) else f"id {id_}"
+def _withheld(_: int) -> str:
+    return "(withheld)"
 
 
 def _known(psi: float) -> float:

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.config import METRICS
+from pipeline.features.kinds import Id, Number
 from pipeline.features.prepared import TEST, TRAIN, VALIDATION
 from pipeline.lake import fingerprint
 from pipeline.operate.report.bins import LARGE, MODERATE
@@ -60,7 +61,7 @@ def render(inputs: Inputs, measured: Measured, mark: str, written_at: datetime) 
         scores=scores,
         distance="" if words.truth is None else _distance(scores, words.truth),
         drift=measured.drift,
-        not_compared=(*spec.image_columns, *spec.token_columns, *spec.series_columns),
+        not_compared=tuple(c.name for c in spec.columns if not isinstance(c, Number | Id)),
         classes=measured.classes,
         spread=measured.spread,
         shares=list(SHARES),

@@ -9,6 +9,11 @@ outputs float [rows, outputs]. Of the inputs each is there where the pipeline ha
     tokens       int32 [rows, longest], ids; 0 is padding
     series       float [rows, longest]
     lengths      int64 [rows], of the tokens or the series; a row may have none
+    vector       float [rows, width]
+
+A kind may have an input of its own, see `pipeline/features/kinds`. Of several images, vectors or
+sequences each is called by its column, `image_front`, `tokens_subject`, and so are their lengths:
+`tokens_subject_lengths`. `Shapes.named` has them all.
 
 There may be no row at all: of several ranks one can be left without in an epoch's last step.
 
@@ -20,7 +25,12 @@ There may be no row at all: of several ranks one can be left without in an epoch
     export.py        for other programs; scanned.py recurrent layers for it
 """
 
-from pipeline.training.networks.architecture import Architecture, Shapes, architecture_of
+from pipeline.training.networks.architecture import (
+    Architecture,
+    Input,
+    Shapes,
+    architecture_of,
+)
 from pipeline.training.networks.build import build
 from pipeline.training.networks.dense import weights_device, weights_type
 from pipeline.training.networks.export import add_export
@@ -29,6 +39,7 @@ from pipeline.training.networks.vae import Vae, rebuilt_from
 
 __all__ = [
     "Architecture",
+    "Input",
     "Shapes",
     "Vae",
     "add_export",

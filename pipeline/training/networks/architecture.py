@@ -4,18 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.config import Custom, Model, Rnn, Vae
 from pipeline.errors import ModelError
+from pipeline.features.kinds import lengths_names
 
 Count = Annotated[int, Field(ge=0)]
 Ids = Annotated[int, Field(ge=2)]
 Side = Annotated[int, Field(gt=0)]
 MOST_LAYERS = 1_000
 """Recurrent layers: a file that asks for a million must not hang who reads it."""
+
+
+class Input(BaseModel):
+    """An input that has a tensor of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    form: Literal["image", "vector", "sequence"]
+    shape: tuple[Side, ...] = ()
+    """Of one row, or of one step of a sequence: () where that is one id or one number."""
+    ids: Count = 0
+    """Of a sequence of ids how many there are, the padding's among them; 0 for numbers."""
+    ordered: bool = True
+    """False for a bag, whose order means nothing."""
+
+
+_IMAGE, _TOKENS, _SERIES = "image", "tokens", "series"
 
 
 class Shapes(BaseModel):
@@ -28,18 +54,67 @@ class Shapes(BaseModel):
     cardinalities: tuple[Ids, ...] = ()
     """Ids of each category; 0 is a missing value, 1 one out of the vocabulary."""
     image: tuple[Side, ...] = ()
-    """Height and width, then channels if there are several; () without an image."""
+    """Height and width, then channels if there are several; () unless there is one image."""
     token_ids: Count = 0
-    """Ids of tokens, the padding's among them; 0 without tokens."""
+    """Ids of the input `tokens`, the padding's among them; 0 without it."""
     series: bool = False
-    """Whether there is a series of numbers."""
+    """Whether there is an input `series`, of numbers."""
+    others: dict[str, Input] = {}
+    """Further inputs by name: vectors, bags, several images or sequences."""
+
+    @classmethod
+    def of(cls, numeric: int, cardinalities: tuple[int, ...], named: Mapping[str, Input]) -> Self:
+        """Shapes of numbers, ids, and inputs with a tensor of their own."""
+        own = dict(named)
+        image, tokens = own.pop(_IMAGE, None), own.pop(_TOKENS, None)
+        return cls(
+            numeric=numeric,
+            cardinalities=cardinalities,
+            image=image.shape if image else (),
+            token_ids=tokens.ids if tokens else 0,
+            series=own.pop(_SERIES, None) is not None,
+            others=own,
+        )
+
+    @property
+    def named(self) -> Mapping[str, Input]:
+        """All inputs that have a tensor of their own."""
+        found = {}
+        if self.image:
+            found[_IMAGE] = Input(form="image", shape=self.image)
+        if self.token_ids:
+            found[_TOKENS] = Input(form="sequence", ids=self.token_ids)
+        if self.series:
+            found[_SERIES] = Input(form="sequence")
+        return {**found, **self.others}
+
+    def of_form(self, form: str) -> Mapping[str, Input]:
+        """The inputs of one form."""
+        return {name: each for name, each in self.named.items() if each.form == form}
+
+    @property
+    def sequences(self) -> Mapping[str, Input]:
+        """The inputs whose length differs from row to row."""
+        return self.of_form("sequence")
+
+    @property
+    def lengths(self) -> Mapping[str, str]:
+        """Sequence to the input that holds its lengths."""
+        return lengths_names(self.sequences)
+
+    @model_serializer(mode="wrap")
+    def _without_empty_others(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # As version 0.1 wrote it, where that had such inputs.
+        dumped: dict[str, Any] = dump(self)
+        return dumped if self.others else {k: v for k, v in dumped.items() if k != "others"}
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if not (self.numeric or self.cardinalities or self.image or self.token_ids or self.series):
+        if not (self.numeric or self.cardinalities or self.named):
             raise ValueError("no input at all")
-        if len(self.image) not in (0, 2, 3):
-            raise ValueError(f"image {list(self.image)} has neither 2 nor 3 dimensions")
+        for name, image in self.of_form("image").items():
+            if len(image.shape) not in (2, 3):
+                raise ValueError(f"{name} {list(image.shape)} has neither 2 nor 3 dimensions")
         return self
 
 
@@ -69,9 +144,9 @@ class Architecture(BaseModel):
 
     @model_validator(mode="after")
     def _family_can_be_built(self) -> Self:
-        sequences = bool(self.shapes.token_ids) + self.shapes.series
-        wanted = {"cnn": bool(self.shapes.image), "rnn": sequences == 1 and not self.shapes.image}
-        if not wanted.get(self.family, self.family == "custom" or not sequences):
+        images, sequences = len(self.shapes.of_form("image")), len(self.shapes.sequences)
+        wanted = {"cnn": images == 1 and not sequences, "rnn": sequences == 1 and not images}
+        if not wanted.get(self.family, self.family == "custom" or (images < 2 and not sequences)):
             raise ValueError(f"shapes: {self.shapes!r} are none that {self.family} reads")
         if isinstance(self.settings, Vae):
             width = rebuilt_width(self.shapes) + 2 * self.settings.latent

@@ -75,12 +75,12 @@ def example_inputs(shapes: Shapes, rows: int, longest: int = 3) -> dict[str, Ten
         inputs["numeric"] = torch.zeros(rows, shapes.numeric)
     if shapes.cardinalities:
         inputs["categorical"] = torch.zeros(rows, len(shapes.cardinalities), dtype=torch.int32)
-    if shapes.image:
-        inputs["image"] = torch.zeros(rows, *shapes.image, dtype=torch.uint8)
-    if shapes.token_ids:
-        inputs["tokens"] = torch.zeros(rows, longest, dtype=torch.int32)
-    if shapes.series:
-        inputs["series"] = torch.zeros(rows, longest)
-    if shapes.token_ids or shapes.series:
-        inputs["lengths"] = torch.full((rows,), longest)
+    for name, each in shapes.named.items():
+        if each.form == "sequence":
+            dtype = torch.int32 if each.ids else torch.float32
+            inputs[name] = torch.zeros(rows, longest, *each.shape, dtype=dtype)
+            inputs[shapes.lengths[name]] = torch.full((rows,), longest)
+        else:
+            dtype = torch.uint8 if each.form == "image" else torch.float32
+            inputs[name] = torch.zeros(rows, *each.shape, dtype=dtype)
     return inputs

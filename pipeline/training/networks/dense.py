@@ -36,7 +36,7 @@ def embedding_width(cardinality: int, bound: int) -> int:
 
 
 class Columns(nn.Module):
-    """The numeric features and an embedding of each category, side by side."""
+    """The numeric features, vectors and an embedding of each category, side by side."""
 
     def __init__(self, shapes: Shapes, embedding_dimension: int) -> None:
         super().__init__()
@@ -46,7 +46,11 @@ class Columns(nn.Module):
         for embedding in embeddings:
             nn.init.normal_(embedding.weight, std=EMBEDDING_DEVIATION)
         self.embeddings = nn.ModuleList(embeddings)
-        self.width = shapes.numeric + sum(widths)
+        vectors = shapes.of_form("vector")
+        self.vectors = tuple(vectors)
+        """Names of the inputs that are vectors."""
+        numbers = shapes.numeric + sum(each.shape[0] for each in vectors.values())
+        self.width = numbers + sum(widths)
         """Columns that `parts` are wide together."""
 
     @property
@@ -54,10 +58,14 @@ class Columns(nn.Module):
         """The embeddings of each category, float [cardinality, width]."""
         return [weight for embedding in self.embeddings for weight in embedding.parameters()]
 
+    def numbers(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """The numeric features and the vectors, each float [rows, some of the width]."""
+        numeric = [inputs["numeric"]] if "numeric" in inputs else []
+        return numeric + [inputs[name] for name in self.vectors]
+
     def parts(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """What there is of them, each float [rows, some of the width]."""
-        numeric = [inputs["numeric"]] if "numeric" in inputs else []
-        return numeric + [
+        return self.numbers(inputs) + [
             embedding(inputs["categorical"][:, position])
             for position, embedding in enumerate(self.embeddings)
         ]

@@ -75,5 +75,5 @@ def _exportable(module: nn.Module) -> nn.Module:
 def _dynamic(inputs: dict[str, Tensor], shapes: Shapes) -> dict[str, Any]:
     """Which dimensions may be of any size."""
     rows, longest = Dim("rows", min=1), Dim("longest", min=1)
-    names = {"tokens", "series"} if shapes.token_ids or shapes.series else set()
-    return {name: {0: rows, 1: longest} if name in names else {0: rows} for name in inputs}
+    of_any_length = shapes.sequences
+    return {name: {0: rows, 1: longest} if name in of_any_length else {0: rows} for name in inputs}

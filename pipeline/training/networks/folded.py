@@ -49,6 +49,7 @@ class Folded(nn.Module):
         # [numeric and pixels, hidden]
         beside_them = torch.cat([of_numeric, of_pixels], dim=1).T.to(dtype)
         self.weight = nn.Parameter(beside_them.contiguous(), requires_grad=False)
+        self.numbers = ("numeric", *network.columns.vectors)
         self.layers = nn.Sequential(*rest)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -57,7 +58,7 @@ class Folded(nn.Module):
         hidden = functional.embedding_bag(
             inputs["categorical"] + self.firsts, self.tables, mode="sum"
         )
-        parts = [inputs["numeric"]] if "numeric" in inputs else []
+        parts = [inputs[name] for name in self.numbers if name in inputs]
         if "image" in inputs:
             parts.append(pixels(inputs["image"], hidden.dtype))
         if parts:

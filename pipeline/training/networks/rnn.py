@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -22,14 +24,13 @@ class Rnn(nn.Module):
 
     def __init__(self, shapes: Shapes, outputs: int, settings: config.Rnn) -> None:
         super().__init__()
+        [(self.sequence, steps)] = shapes.sequences.items()
         self.tokens = (
-            nn.Embedding(shapes.token_ids, settings.token_dimension, padding_idx=0)
-            if shapes.token_ids
-            else None
+            nn.Embedding(steps.ids, settings.token_dimension, padding_idx=0) if steps.ids else None
         )
         cell = nn.GRU if settings.cell == "gru" else nn.LSTM
         self.recurrent = cell(
-            settings.token_dimension if shapes.token_ids else 1,
+            settings.token_dimension if steps.ids else math.prod(steps.shape),
             settings.units,
             num_layers=settings.layers,
             batch_first=True,
@@ -47,11 +48,12 @@ class Rnn(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Maps the inputs to outputs, float [rows, outputs]."""
-        # [rows, longest] -> [rows, longest, width of a step]
+        # [rows, longest] or [rows, longest, width of a step] -> [rows, longest, width of a step]
+        steps = inputs[self.sequence]
         if self.tokens is not None:
-            steps = self.tokens(inputs["tokens"])
-        else:
-            steps = inputs["series"].unsqueeze(2)
+            steps = self.tokens(steps)
+        elif steps.ndim == 2:
+            steps = steps.unsqueeze(2)
         # One step more than there is: a batch of empty rows has none, and no gradient otherwise.
         steps = nn.functional.pad(steps, (0, 0, 0, 1))
         said = self._recur(steps)

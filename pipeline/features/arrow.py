@@ -1,0 +1,30 @@
+"""The transform without Spark: a fitted spec applied to Arrow columns."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from pipeline.features.spec import FeatureSpec
+
+
+def features_of(rows: pa.Table, spec: FeatureSpec) -> pa.Table:
+    """The feature columns of some rows, as Spark's `transform.features` makes them.
+
+    Args:
+        rows: The columns of `clean` that features are made of, derived ones included.
+        spec: The fitted spec.
+
+    Returns:
+        `spec.columns`, in their types, [rows]; each part equals Spark's within its `ulps`.
+
+    Raises:
+        SpecError: A column is missing, or of a type for which only Spark's conversion is known.
+    """
+    given = {name: rows[name] for name in rows.column_names}
+    made = {
+        column.name: values
+        for part in spec.parts
+        for column, values in zip(part.columns(), part.arrow(given), strict=True)
+    }
+    schema = pa.schema([(column.name, column.arrow_type) for column in spec.columns])
+    return pa.Table.from_arrays([made[name] for name in schema.names], schema=schema)

@@ -1,0 +1,194 @@
+"""What a feature kind is: the base classes of its settings and of its fitted part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+from pyspark.sql import Column
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    BooleanType,
+    DataType,
+    NumericType,
+    StringType,
+)
+
+from pipeline.errors import SpecError
+from pipeline.features.kinds.columns import FIRST_ID, FeatureColumn
+from pipeline.settings import Settings
+
+
+class Words(NamedTuple):
+    """A request to count the distinct values of a column over the train split."""
+
+    value: Column
+    """String; null is not counted."""
+    minimum_count: int
+    """Values that occur less often are not reported."""
+
+
+class Counted(NamedTuple):
+    """A value that occurs often enough, and in how many train rows."""
+
+    word: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What the fitting pass measured for one feature."""
+
+    values: Mapping[str, Any]
+    """Results of `FeatureSettings.measures`, under the same names."""
+    words: tuple[Counted, ...]
+    """Result of `FeatureSettings.words`, in the order of the words."""
+    rows: int
+    """Of the train split."""
+    setting: str
+    """Such as `features.numeric.amount`, for messages."""
+
+
+class FeatureSettings(Settings):
+    """The YAML section of one feature: `features.<kind>.<name>`."""
+
+    @property
+    def form(self) -> type[FeatureColumn]:
+        """Form of the columns that it makes, which decides the networks that can read it."""
+        raise NotImplementedError
+
+    def reads(self, name: str) -> tuple[str, ...]:
+        """Columns of `clean`, or derived ones, that the feature is made of."""
+        return (name,)
+
+    def measures(self, name: str) -> Mapping[str, Column]:
+        """Aggregates over the train split that the fit needs, by a name of the kind's own."""
+        del name
+        return {}
+
+    def words(self, name: str) -> Words | None:
+        """Distinct values that the fit needs, if any."""
+        del name
+        return None
+
+    def fitted(self, name: str, measured: Measured) -> Fitted:
+        """Returns the fitted part.
+
+        Args:
+            name: The feature's key in the YAML: a column, or a name of the user's.
+            measured: What was asked for.
+
+        Raises:
+            SpecError: The train rows do not allow a fit.
+        """
+        raise NotImplementedError
+
+
+class Fitted(BaseModel):
+    """The fitted part of a spec for one feature; it holds numbers and words, never code."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    column: str
+    """The feature's key in the YAML: a column, or a name of the user's."""
+
+    traceless: ClassVar[Literal["null", "no number"] | None] = None
+    """Which values become an ordinary value in the features, so that drift counts them apart."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns of `clean`, or derived ones, that the feature is made of."""
+        return (self.column,)
+
+    @property
+    def ulps(self) -> int:
+        """How far Spark's and Arrow's float32 results may lie apart, in units in the last place."""
+        return 0
+
+    def columns(self) -> tuple[FeatureColumn, ...]:
+        """The columns of the table `features`."""
+        raise NotImplementedError
+
+    def spark(self) -> tuple[Column, ...]:
+        """Spark expressions of `columns()`, never null, each castable to its column's type."""
+        raise NotImplementedError
+
+    def arrow(self, rows: Mapping[str, pa.Array]) -> tuple[pa.Array, ...]:
+        """Values of `columns()` without Spark.
+
+        Args:
+            rows: The columns that `reads` names, each [rows].
+
+        Returns:
+            Arrays [rows] of the columns' types, equal to Spark's within `ulps`.
+
+        Raises:
+            SpecError: The values are of a type for which only Spark's conversion is known.
+        """
+        raise NotImplementedError
+
+    def is_bad(self) -> Column | None:
+        """Whether a row's value cannot be a feature and must end the run; None if all can."""
+        return None
+
+    def bad_rows(self, bad: int, rows: int) -> SpecError:
+        """The error for `bad` of `rows` rows for which `is_bad` holds."""
+        raise NotImplementedError
+
+    def word(self, id_: int) -> str:
+        """What an id from `FIRST_ID` on stands for, for the report."""
+        return f"id {id_ - FIRST_ID}"
+
+
+class Need(NamedTuple):
+    """What a kind asks of its column's type."""
+
+    fits: Callable[[DataType], bool]
+    problem: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of features."""
+
+    name: str
+    """Its section under `features:` in the YAML, and `kind` in a spec."""
+    settings: type[FeatureSettings]
+    fitted: type[Fitted]
+    need: Need
+    in_version_1: bool = False
+    """Whether version 0.1 had it: its section is part of fingerprints even while it is empty."""
+    check: Callable[[str, FeatureSettings | Fitted, Any], None] | None = None
+    """A further check that needs a Spark session: of the setting, the part, the session."""
+
+
+def is_number(kind: DataType) -> bool:
+    """Whether values of a Spark type are numbers to a feature."""
+    return isinstance(kind, NumericType | BooleanType)
+
+
+ANYTHING = Need(lambda _: True, "", "")
+A_NUMBER = Need(
+    is_number, "a feature is to be a number", "Make it a category, or derive a number from it."
+)
+BYTES = Need(
+    lambda kind: isinstance(kind, BinaryType),
+    "an image is to be binary",
+    "Give it the type binary under source.columns, or derive the bytes by unbase64 or unhex.",
+)
+A_TEXT = Need(
+    lambda kind: isinstance(kind, StringType),
+    "tokens are made of a string",
+    "Derive the text from it; of bytes, by decode(column, 'UTF-8').",
+)
+NUMBERS = Need(
+    lambda kind: isinstance(kind, ArrayType) and is_number(kind.elementType),
+    "a series is to be an array of numbers",
+    "Derive one from it, such as transform(split(column, ','), x -> try_cast(x AS double)).",
+)
