@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from pipeline.address import address_of
 from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
@@ -35,7 +35,7 @@ class Pipeline(Settings):
     seed: int = Field(default=0, ge=0, lt=2**31)
     source: Source
     clean: Clean
-    features: Features
+    features: SerializeAsAny[Features]
     train: Train = Train()
     score: Score = Score()
     schedule: Schedule | None = None

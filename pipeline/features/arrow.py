@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.features.spec import FeatureSpec
@@ -21,10 +22,12 @@ def features_of(rows: pa.Table, spec: FeatureSpec) -> pa.Table:
         SpecError: A column is missing, or of a type for which only Spark's conversion is known.
     """
     given = {name: rows[name] for name in rows.column_names}
-    made = {
-        column.name: values
-        for part in spec.parts
-        for column, values in zip(part.columns(), part.arrow(given), strict=True)
-    }
+    # Java does not warn of infinities either; what becomes of them each kind says.
+    with np.errstate(all="ignore"):
+        made = {
+            column.name: values
+            for part in spec.parts
+            for column, values in zip(part.columns(), part.arrow(given), strict=True)
+        }
     schema = pa.schema([(column.name, column.arrow_type) for column in spec.columns])
     return pa.Table.from_arrays([made[name] for name in schema.names], schema=schema)

@@ -262,6 +262,7 @@ def _write(spark: SparkSession, pipeline: Pipeline, works: Sequence[_Work], lake
             partition_by=attempts[0].partition_by,
             period_column=spec.period_column,
             custom=custom_class(pipeline),
+            kinds=pipeline.features.kinds,
             missing=missing_of(spec, rows),
         )
         scored = _run(spark, job, plan_tasks(rows, spec.period_column))

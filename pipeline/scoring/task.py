@@ -24,6 +24,7 @@ from pyspark import TaskContext
 from torch import Tensor
 
 from pipeline.errors import ScoringError
+from pipeline.features.kinds import register
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import DataFile, data_file
 from pipeline.lake.files import partition_folder
@@ -82,6 +83,8 @@ class Job:
     period_column: str
     custom: str | None
     """The user's own network, which no artifact names."""
+    kinds: str | None
+    """The module of the user's own kinds of features, which no artifact names."""
     missing: tuple[str, ...]
     """Columns of the features that tell what was missing; none where the table is too old."""
 
@@ -106,6 +109,7 @@ def score_tasks(job: Job, tasks: Iterator[ScoreTask]) -> Iterator[Scored]:
     # One task has one core; more threads would stand in each other's way.
     torch.set_num_threads(1)
     _spare_collector()
+    register(job.kinds)
     bundles = _loaded([target.model for target in job.targets], job.custom)
     device = _device()
     for bundle in bundles:

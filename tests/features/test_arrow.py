@@ -1,0 +1,216 @@
+"""The same features without Spark: random descriptions, fitted and applied by both."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pyspark.sql import SparkSession
+
+from pipeline.config import Features
+from pipeline.errors import SpecError
+from pipeline.features.arrow import features_of
+from pipeline.features.fit import fit
+from pipeline.features.kinds import kinds
+from pipeline.features.prepared import SPLIT, TRAIN, prepared
+from pipeline.features.spec import FeatureSpec
+from pipeline.features.transform import features
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("x", pa.float64()),
+        ("f", pa.float32()),
+        ("i", pa.int64()),
+        ("d", pa.decimal128(20, 4)),
+        ("b", pa.bool_()),
+        ("s", pa.string()),
+        ("day", pa.date32()),
+        ("xs", pa.list_(pa.float64())),
+        ("fixed", pa.list_(pa.float32())),
+        ("pixels", pa.binary()),
+        ("period", pa.string()),
+    ]
+)
+NUMBERS = ("x", "f", "i", "d", "b")
+TEXTS = [
+    "",
+    " ",
+    "a",
+    "b",
+    "A b",
+    "ab a B",
+    "STRASSE",
+    "stra\u00dfe",
+    "\u0130stanbul",
+    "\u03a3\u0391\u03a3",
+    "\u0661\u0662",
+    "\x00",
+    "\ud55c\uae00 \ud55c",
+]
+
+numbers = st.floats(width=64) | st.sampled_from([0.0, -0.0, 1.0, 5e-324, 3.3e38, 3.5e38, -1e300])
+rows = st.fixed_dictionaries(
+    {
+        "x": st.none() | numbers | st.floats(-100, 100),
+        "f": st.none() | st.floats(width=32),
+        "i": st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(-5, 5),
+        "d": st.none() | st.decimals(-(10**15), 10**15, places=4),
+        "b": st.none() | st.booleans(),
+        "s": st.none() | st.sampled_from(TEXTS) | st.text(max_size=8),
+        "day": st.none() | st.dates(dt.date(1, 1, 1), dt.date(9999, 12, 31)),
+        "xs": st.none() | st.lists(st.none() | numbers, max_size=5),
+        "fixed": st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3),
+        "pixels": st.binary(min_size=4, max_size=4),
+    }
+)
+
+
+def a_number(section: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(NUMBERS), st.fixed_dictionaries({}, optional=section))
+
+
+SETTINGS: dict[str, Callable[[], st.SearchStrategy[dict[str, Any]]]] = {
+    "numeric": lambda: a_number(
+        {
+            "scale": st.sampled_from(
+                ["standard", "robust", "minmax", "log", "quantile", "clip", "none"]
+            ),
+            "indicator": st.booleans(),
+            "impute": st.sampled_from(["mean", "median", 0.5, -3.0]),
+        }
+    ),
+    "cyclic": lambda: st.dictionaries(
+        st.sampled_from(NUMBERS), st.builds(dict, period=st.sampled_from([7.0, 24.0, 0.5]))
+    ),
+    "categorical": lambda: st.dictionaries(
+        st.sampled_from(["s", "i", "b", "day"]),
+        st.builds(dict, minimum_count=st.integers(1, 3)),
+    ),
+    "images": lambda: st.just({"pixels": {"shape": [2, 2]}}),
+    "tokens": lambda: st.dictionaries(
+        st.just("s"), st.builds(dict, buckets=st.sampled_from([2, 50]), longest=st.integers(1, 3))
+    ),
+    "series": lambda: st.dictionaries(
+        st.sampled_from(["xs", "fixed"]), st.builds(dict, longest=st.integers(1, 4))
+    ),
+}
+"""Random settings of each kind; a kind without an entry fails the test below."""
+
+
+def described(sections: dict[str, Any]) -> Features:
+    fallback = {} if any(sections.values()) else {"numeric": {"x": {"scale": "none"}}}
+    return Features.model_validate(
+        {
+            "keys": ["id"],
+            "label": {"name": "even", "expression": "id % 2 = 0"},
+            "splits": {"train": "id % 3 < 2", "validation": "id % 3 = 2", "test": "false"},
+            "leakage": [],
+            **sections,
+            **fallback,
+        }
+    )
+
+
+descriptions = st.fixed_dictionaries({name: each() for name, each in SETTINGS.items()}).map(
+    described
+)
+
+
+def table(given: list[dict[str, Any]]) -> pa.Table:
+    numbered = [{"id": place, "period": "p", **row} for place, row in enumerate(given)]
+    return pa.Table.from_pylist(numbered, schema=SCHEMA)
+
+
+def by_both(
+    spark: SparkSession, clean: pa.Table, how: Features
+) -> tuple[FeatureSpec, pa.Table, pa.Table]:
+    """The spec, and the features by Spark and by Arrow, in the order of `id`."""
+    frame = prepared(spark.createDataFrame(clean), how)
+    spec = fit(frame.where(f"{SPLIT} = '{TRAIN}'"), how, "both", "period")
+    by_spark = features(frame, spec).select("id", *spec.feature_columns).toArrow().sort_by("id")
+    return spec, by_spark, features_of(clean, spec)
+
+
+def require_equal(spec: FeatureSpec, by_spark: pa.Table, by_arrow: pa.Table) -> None:
+    for column in spec.columns:
+        one, other = by_spark[column.name].combine_chunks(), by_arrow[column.name].combine_chunks()
+        assert other.type == column.arrow_type, column
+        assert not other.null_count, column
+        allowed = spec.parts_by_column[column.name].ulps
+        where = f"{column}, {spec.parts_by_column[column.name]}"
+        if pa.types.is_list(other.type):
+            assert one.value_lengths().to_pylist() == other.value_lengths().to_pylist(), where
+            one, other = one.flatten(), other.flatten()
+        if not pa.types.is_floating(other.type):
+            assert one.to_pylist() == other.to_pylist(), where
+            continue
+        # The bits of floats, in the order of the numbers: a difference of 1 is one ulp.
+        bits = [np.array(each, np.float32).view(np.int32).astype(np.int64) for each in (one, other)]
+        ordered = [np.where(each < 0, -(2**31) - each, each) for each in bits]
+        assert np.isfinite(np.array(one, np.float32)).all(), where
+        assert (np.abs(ordered[0] - ordered[1]) <= allowed).all(), where
+
+
+def property_test(cases: int) -> Any:
+    return settings(
+        max_examples=cases,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+
+
+@property_test(12)
+@given(how=descriptions, given_rows=st.lists(rows, min_size=20, max_size=40))
+def test_spark_and_arrow_make_the_same_features(
+    spark: SparkSession, how: Features, given_rows: list[dict[str, Any]]
+) -> None:
+    compare(spark, how, given_rows)
+
+
+@pytest.mark.long
+@property_test(1000)
+@given(how=descriptions, given_rows=st.lists(rows, min_size=5, max_size=60))
+def test_a_thousand_descriptions_give_the_same_features(
+    spark: SparkSession, how: Features, given_rows: list[dict[str, Any]]
+) -> None:
+    compare(spark, how, given_rows)
+
+
+def compare(spark: SparkSession, how: Features, given_rows: list[dict[str, Any]]) -> None:
+    try:
+        spec, by_spark, by_arrow = by_both(spark, table(given_rows), how)
+    except SpecError as error:
+        assert "has no value among" in str(error)  # noqa: PT017 - a column of nulls cannot be fitted
+        return
+    require_equal(spec, by_spark, by_arrow)
+    again = FeatureSpec.from_json(spec.to_json())
+    assert (again, again.hash) == (spec, spec.hash)
+    require_equal(again, by_spark.slice(0, 0), features_of(table([]), again))
+
+
+def test_every_kind_is_among_them() -> None:
+    assert set(SETTINGS) == set(kinds())
+
+
+def test_values_of_types_that_only_spark_writes_are_refused(spark: SparkSession) -> None:
+    clean = table([{"x": 1.5}, {"x": 2.5}, {"x": 0.1}])
+    how = described({"categorical": {"x": {"minimum_count": 1}}})
+    with pytest.raises(SpecError, match=r"column x: is double: as a category, only Spark"):
+        by_both(spark, clean, how)
+    assert Decimal(1)
+
+
+def test_a_missing_column_is_named() -> None:
+    how = described({"numeric": {"x": {"scale": "none"}}})
+    part = how.asked()[0]
+    assert part[1] == "x"
