@@ -26,6 +26,7 @@
     |   |-- CheckpointError     one that is damaged, cannot be written, or belongs to another run
     |   |-- StoppedError        it was asked to stop, and can go on
     |   `-- WorkerLostError     a worker process died, hangs, or lost the others
+    |-- RowError                a row given to a model that lacks a field, or has a wrong value
     |-- ModelError              a model that is not registered or does not fit the data
     |-- ScoringError
     |   `-- DriftError          rows unlike those of the training: nothing was published
@@ -159,6 +160,10 @@ class StoppedError(TrainingError):
 
 class WorkerLostError(TrainingError):
     """A worker process that died or made no progress, or that lost the others; worth a restart."""
+
+
+class RowError(LakestormError):
+    """A row given to a model that lacks a field, or has a value that the field cannot hold."""
 
 
 class ModelError(LakestormError):

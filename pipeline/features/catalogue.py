@@ -1,4 +1,7 @@
-"""The table `specs`: which spec was fitted when, on which version of `clean`."""
+"""The table `specs`: which spec was fitted when, on which version of `clean`.
+
+The table `local_transforms`: of which specs the features can be made without Spark.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SpecError
+from pipeline.features.local import Local
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake, Transaction, commit
 
@@ -20,6 +24,16 @@ SPECS_SCHEMA = pa.schema(
         ("clean_version", pa.int64()),
         ("spec_hash", pa.string()),
         ("spec", pa.string()),
+    ]
+)
+
+
+LOCAL_SCHEMA = pa.schema(
+    [
+        ("proven_at", pa.timestamp("us", tz="UTC")),
+        ("spec_hash", pa.string()),
+        ("spark_only", pa.string()),
+        ("local", pa.string()),
     ]
 )
 
@@ -82,6 +96,31 @@ def record(lake: Lake, spec: FeatureSpec, run: str, clean_version: int) -> Featu
         files = attempt.write_arrow(pa.Table.from_pylist([row], schema=SPECS_SCHEMA))
         commit(table, files, attempt=attempt, transaction=Transaction(app, number))
     return fitted_spec(lake, spec.pipeline, run) or record(lake, spec, run, clean_version)
+
+
+def record_local(lake: Lake, spec: FeatureSpec, local: Local) -> None:
+    """Appends what was found for a spec; of two that race, one lands, and both found the same."""
+    table = lake.table("local_transforms")
+    table.create(LOCAL_SCHEMA, (), "features without Spark, by spec")
+    row = {
+        "proven_at": datetime.now(UTC),
+        "spec_hash": spec.hash,
+        "spark_only": local.spark_only,
+        "local": local.model_dump_json(),
+    }
+    with table.attempt() as attempt:
+        files = attempt.write_arrow(pa.Table.from_pylist([row], schema=LOCAL_SCHEMA))
+        commit(table, files, attempt=attempt, transaction=Transaction(f"local/{spec.hash}", 1))
+
+
+def local_of(lake: Lake, spec: FeatureSpec) -> Local | None:
+    """What was found for a spec; None where nobody looked."""
+    table = lake.table("local_transforms")
+    if not table.exists:
+        return None
+    rows = table.snapshot().arrow(["spec_hash", "local"])
+    rows = rows.filter(pc.equal(rows["spec_hash"], spec.hash))
+    return Local.model_validate_json(rows["local"][0].as_py()) if rows.num_rows else None
 
 
 def _rows(lake: Lake, pipeline: str) -> pa.Table:

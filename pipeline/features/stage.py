@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 
 from pipeline.config import Pipeline
 from pipeline.errors import CountError, SpecError
-from pipeline.features.catalogue import fitted_spec, record
+from pipeline.features.catalogue import fitted_spec, local_of, record, record_local
 from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.fit import fit
 from pipeline.features.kinds import Fitted
@@ -26,6 +26,7 @@ from pipeline.features.prepared import (
     VALIDATION,
     prepared,
 )
+from pipeline.features.proof import proven
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
 from pipeline.lake import (
@@ -76,6 +77,8 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
         fitted = fit(train, pipeline.features, pipeline.name, pipeline.clean.period.column)
         spec = record(lake, fitted, run, clean.version)
     table, unchanged = ensure_features(spark, pipeline, lake, spec, clean)
+    if local_of(lake, spec) is None:
+        record_local(lake, spec, proven(clean.dataframe(spark), clean.rows, spec))
     return _outcome(table, clean, time.monotonic() - started, unchanged=unchanged), spec
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
 
@@ -19,13 +19,16 @@ Wanted = tuple[Kind, tuple[str, ...], FeatureSettings | Fitted]
 """A feature: its kind, the columns that it reads, and how it is made."""
 
 
-def features(frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True) -> DataFrame:
+def features(
+    frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True, beside: Sequence[str] = ()
+) -> DataFrame:
     """The rows of the table `features`.
 
     Args:
         frame: What `prepared` returned.
         spec: The fitted spec.
         with_missing: Whether to tell what was missing; tables of older versions do not.
+        beside: Columns of the frame to pass on.
 
     Returns:
         Keys, the label's columns, `spec.columns`, `bigint` columns (`spec.missing_columns`), split
@@ -47,6 +50,7 @@ def features(frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True) 
         *(_missing_bits(spec) if with_missing else ()),
         SPLIT,
         spec.period_column,
+        *beside,
     )
 
 

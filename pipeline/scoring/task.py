@@ -191,7 +191,9 @@ def _score(job: Job, bundles: Sequence[Bundle], task: ScoreTask) -> Scored:
                     for bundle, out, tally in zip(bundles, outs, said, strict=True):
                         outputs = predict(bundle, given, group.rows)
                         tally.add(outputs, group.rows)
-                        out.write_table(_predictions(job, bundle, keys, _columns(bundle, outputs)))
+                        out.write_table(
+                            _predictions(job, bundle, keys, prediction_arrays(bundle, outputs))
+                        )
     return Scored(
         files=tuple(data_file(job.table, path, job.schema, job.partition_by) for path in paths),
         inputs=came.histograms(),
@@ -245,7 +247,7 @@ def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str
     return {name: torch.cat([piece[name].cpu() for piece in pieces]) for name in pieces[0]}
 
 
-def _columns(bundle: Bundle, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
+def prediction_arrays(bundle: Bundle, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
     """What a model says as columns of `predictions`."""
     return {
         name: _column(outputs[name], bundle.facts.classes if name == "class" else None)

@@ -4,11 +4,14 @@
     model.json            architecture, task, spec hash, features table and version, SHA-256
     spec.json             the fitted feature spec
     reference.json        histograms of the training data, to measure drift by; since format 3
+    local.json            how its features are made without Spark, or why they are not; format 4
+    MLmodel               what MLflow's own serving reads; see `pipeline/serving/pyfunc.py`
     network.pt2           the network for other programs, which lakestorm does not read
     network.pt2.sha256    its SHA-256; both are there or neither
 
 Loading runs no code of these files: safetensors holds numbers only, the rest is JSON. A damaged,
-foreign or mixed-up folder is refused. Models of format 2 have no reference, and score without.
+foreign or mixed-up folder is refused. Models of format 2 have no reference, and score without;
+those before format 4 score on Spark only.
 """
 
 from __future__ import annotations
@@ -28,18 +31,20 @@ from torch import Tensor, nn
 
 from pipeline.config import LOSSES, METRICS, Task
 from pipeline.errors import LakestormError, ModelError
+from pipeline.features.local import Local
 from pipeline.features.spec import FeatureSpec
 from pipeline.training.histograms import Outputs
 from pipeline.training.networks import Architecture, build
 from pipeline.training.networks.export import EXPORT_DIGEST_FILE, EXPORT_FILE
 from pipeline.training.reference import Reference
 
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, 3)
+FORMAT_VERSION = 4
+READABLE_VERSIONS = (2, 3, 4)
 WEIGHTS_FILE = "weights.safetensors"
 FACTS_FILE = "model.json"
 SPEC_FILE = "spec.json"
 REFERENCE_FILE = "reference.json"
+LOCAL_FILE = "local.json"
 _TEXTS = ("spec_hash", "features_table", "task", "loss")
 
 
@@ -108,6 +113,8 @@ class Bundle:
     facts: Facts
     reference: Reference | None = None
     """What drift is measured by; None for models that were saved without."""
+    local: Local | None = None
+    """How its features are made without Spark; None for models that were saved without."""
 
 
 def save_bundle(
@@ -115,7 +122,9 @@ def save_bundle(
     weights: Mapping[str, Tensor],
     facts: Facts,
     spec: FeatureSpec,
+    *,
     reference: Reference | None = None,
+    local: Local | None = None,
 ) -> None:
     """Writes a model's files into an existing folder.
 
@@ -125,6 +134,7 @@ def save_bundle(
         facts: What the model is.
         spec: The feature spec it was trained with, of the hash in `facts`.
         reference: Histograms of what it was trained on.
+        local: How its features are made without Spark.
 
     Raises:
         ModelError: The spec is not the one in `facts`.
@@ -135,17 +145,25 @@ def save_bundle(
     )
     (folder / WEIGHTS_FILE).write_bytes(tensors)
     known = None if reference is None else reference.to_json().encode()
-    (folder / REFERENCE_FILE).unlink(missing_ok=True)
-    if known is not None:
-        (folder / REFERENCE_FILE).write_bytes(known)
+    proven = None if local is None else local.model_dump_json().encode()
     described = {
         "format_version": FORMAT_VERSION,
         "weights_sha256": hashlib.sha256(tensors).hexdigest(),
-        "reference_sha256": None if known is None else hashlib.sha256(known).hexdigest(),
+        "reference_sha256": _put(folder / REFERENCE_FILE, known),
+        "local_sha256": _put(folder / LOCAL_FILE, proven),
         **facts.to_dict(),
     }
     (folder / FACTS_FILE).write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     (folder / SPEC_FILE).write_text(spec.to_json(), encoding="utf-8")
+
+
+def _put(path: Path, content: bytes | None) -> str | None:
+    """Writes a file, or removes it where there is no content; its SHA-256."""
+    path.unlink(missing_ok=True)
+    if content is None:
+        return None
+    path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
@@ -168,6 +186,7 @@ def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
         )
     digest = described.pop("weights_sha256", None)
     known = described.pop("reference_sha256", "") if found > 2 else None
+    proven = described.pop("local_sha256", "") if found > 3 else None
     try:
         facts = Facts.from_dict(described)
     except ModelError as error:
@@ -180,6 +199,7 @@ def load_bundle(folder: Path, custom: str | None = None) -> Bundle:
         spec=spec,
         facts=facts,
         reference=_read_reference(folder, spec, facts, known),
+        local=_read_local(folder, proven),
     )
 
 
@@ -206,16 +226,30 @@ def _read_reference(
     folder: Path, spec: FeatureSpec, facts: Facts, digest: object
 ) -> Reference | None:
     """The histograms, of that SHA-256; None where the model was saved without."""
-    path = folder / REFERENCE_FILE
+    content = _checked(folder / REFERENCE_FILE, digest)
+    try:
+        return None if content is None else Reference.from_json(content, spec, facts.outputs)
+    except ValueError as error:
+        raise _damaged(folder / REFERENCE_FILE, " ".join(str(error).split())) from error
+
+
+def _read_local(folder: Path, digest: object) -> Local | None:
+    """The local transform, of that SHA-256; None where the model was saved without."""
+    content = _checked(folder / LOCAL_FILE, digest)
+    try:
+        return None if content is None else Local.model_validate_json(content)
+    except ValueError as error:
+        raise _damaged(folder / LOCAL_FILE, " ".join(str(error).split())) from error
+
+
+def _checked(path: Path, digest: object) -> bytes | None:
+    """A file of that SHA-256; None where there is to be none."""
     if digest is None:
         return None
     content = _read_bytes(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise _damaged(path, f"its SHA-256 is not the one in {FACTS_FILE}")
-    try:
-        return Reference.from_json(content, spec, facts.outputs)
-    except ValueError as error:
-        raise _damaged(path, " ".join(str(error).split())) from error
+    return content
 
 
 def _empty(facts: Facts, custom: str | None) -> nn.Module:

@@ -21,12 +21,14 @@ from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
 from pipeline.errors import LakestormError
+from pipeline.features.catalogue import local_of
 from pipeline.features.prepared import TEST, TRAIN, VALIDATION
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake, Snapshot
 from pipeline.outcome import Outcome
 from pipeline.training.bundle import Facts, load_bundle, save_bundle
 from pipeline.training.champion import Arena, Verdict, compare
+from pipeline.training.flavor import add_flavor
 from pipeline.training.job import Job, choose_device, custom_class
 from pipeline.training.launch import run_job
 from pipeline.training.loop import Fitted, evaluate, fitted_of
@@ -156,7 +158,9 @@ def _upload(job: Job, fitted: Fitted, registry: Registry, run_id: str) -> None:
             test = evaluate(module, stream, ranks, job.objective, job.pipeline.seed)
         metrics = {VALIDATION: fitted.best.validation.to_dict(), TEST: test.to_dict()}
         reference = reference_of(bundle, job.split(TRAIN), ranks, workers)
-        save_bundle(folder, fitted.weights, facts, job.spec, reference)
+        local = local_of(job.lake, job.spec)
+        save_bundle(folder, fitted.weights, facts, job.spec, reference=reference, local=local)
+        add_flavor(folder, job.spec, local)
         registry.upload(run_id, folder, metrics)
 
 

@@ -1,0 +1,69 @@
+"""Spark SQL expressions as DuckDB writes them, for features without Spark.
+
+sqlglot translates the syntax and most functions; where the two engines mean different things by one
+name, a rule of `_RULES` says what Spark means. Nothing here is trusted: `proof.py` compares both on
+the pipeline's own rows, and what does not agree is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from sqlglot import ErrorLevel, exp, parse_one
+from sqlglot.errors import SqlglotError
+
+
+class UntranslatableError(ValueError):
+    """An expression that has no counterpart."""
+
+
+def translated(text: str) -> str:
+    """A Spark SQL expression in DuckDB's SQL; null where evaluating it is an error.
+
+    Raises:
+        UntranslatableError: It cannot be parsed, or holds what DuckDB has no name for.
+    """
+    try:
+        tree = parse_one(text, read="spark").transform(_rewritten)
+        # An approximation would be used silently: it is refused instead.
+        return f"try({tree.sql('duckdb', unsupported_level=ErrorLevel.RAISE)})"
+    except SqlglotError as error:
+        raise UntranslatableError(" ".join(str(error).split())[:200]) from error
+
+
+def _rewritten(node: exp.Expression) -> exp.Expression:
+    name = node.name.lower() if isinstance(node, exp.Anonymous) else type(node).__name__
+    rule = _RULES.get(name)
+    if rule is None:
+        return node
+    arguments = node.expressions if isinstance(node, exp.Anonymous) else _arguments(node)
+    made = parse_one(rule(*(each.sql("duckdb") for each in arguments)), read="duckdb")
+    return cast("exp.Expression", made)
+
+
+def _arguments(node: exp.Expression) -> list[Any]:
+    listed: list[Any] = []
+    for value in node.args.values():
+        listed += value if isinstance(value, list) else [value]
+    return [each for each in listed if isinstance(each, exp.Expression)]
+
+
+_RULES: Mapping[str, Callable[..., str]] = {
+    # Never negative, unlike %.
+    "pmod": lambda a, b: (
+        f"(CASE WHEN ({a}) % ({b}) < 0 THEN (({a}) % ({b}) + ({b})) % ({b}) ELSE ({a}) % ({b}) END)"
+    ),
+    # Sunday is 1 to Spark and 0 to DuckDB; Monday is 0 to Spark's `weekday`.
+    "DayOfWeek": lambda day: f"(date_part('dow', {day}) + 1)",
+    "weekday": lambda day: f"(date_part('isodow', {day}) - 1)",
+    # From 0 on; null where there is none.
+    "get": lambda array, at: f"(CASE WHEN ({at}) >= 0 THEN ({array})[({at}) + 1] END)",
+    "Format": lambda form, *values: f"printf({', '.join((form, *values))})",
+    "isnull": lambda value: f"(({value}) IS NULL)",
+    "isnotnull": lambda value: f"(({value}) IS NOT NULL)",
+    # Null below the domain, not an infinity.
+    "Ln": lambda x: f"(CASE WHEN ({x}) > 0 THEN ln({x}) END)",
+    "log1p": lambda x: f"(CASE WHEN ({x}) > -1 THEN ln(1 + ({x})) END)",
+}
+"""Name of sqlglot's node, or of a function unknown to it -> DuckDB's SQL of its arguments."""

@@ -1,0 +1,163 @@
+"""A fitted spec in this process: rows of `clean` to features by DuckDB and NumPy, without Java.
+
+The derived columns are Spark SQL; `duck.py` translated them once, at the end of featurize, and
+`proof.py` found that both ways give the same features for the pipeline's own rows. A spec of which
+that is not so has no local transform, but a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from deltalake import Schema as DeltaSchema
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.errors import RowError, SpecError
+from pipeline.features.arrow import features_of
+from pipeline.features.spec import FeatureSpec
+from pipeline.lake.schema import from_delta, to_delta
+
+_ROWS = "rows"
+
+
+class Local(BaseModel):
+    """What is needed beside a spec to make its features without Spark."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    columns: dict[str, Any]
+    """Columns of `clean` that the features are made of, then the derived ones, as Delta has it."""
+    expressions: dict[str, str]
+    """Derived column to DuckDB's SQL, in order."""
+    rows: int
+    """Rows for which both ways were compared and gave the same features."""
+    engine: str
+    """Such as `duckdb 2.0.1`."""
+    spark_only: str | None = None
+    """Why there is no other way than Spark; None where there is."""
+
+    @classmethod
+    def of(cls, schema: pa.Schema, expressions: Mapping[str, str], **found: Any) -> Local:
+        """The description of a transform over these columns."""
+        return cls(
+            columns=json.loads(to_delta(schema).to_json()),
+            expressions=dict(expressions),
+            engine=f"duckdb {duckdb.__version__}",
+            **found,
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of `clean` that the features are made of, then the derived ones."""
+        return from_delta(DeltaSchema.from_json(json.dumps(self.columns)))
+
+    @property
+    def given(self) -> pa.Schema:
+        """Columns of `clean` that the features are made of."""
+        return pa.schema([field for field in self.schema if field.name not in self.expressions])
+
+
+class LocalTransform:
+    """Makes features of rows of `clean`; not to be shared by threads.
+
+    Args:
+        spec: The fitted spec.
+        local: What was proven for it.
+
+    Raises:
+        SpecError: Only Spark can make its features.
+    """
+
+    def __init__(self, spec: FeatureSpec, local: Local) -> None:
+        if local.spark_only is not None:
+            raise SpecError(
+                f"feature spec {spec.hash}",
+                f"is for Spark only: {local.spark_only}",
+                "Score with `lakestorm score`, or write the expression in another way.",
+            )
+        self._spec = spec
+        self._local = local
+        # One core, no files, no extensions: what is evaluated comes from a model's folder.
+        self._engine = duckdb.connect(
+            config={
+                "threads": 1,
+                "enable_external_access": False,
+                "autoload_known_extensions": False,
+                "autoinstall_known_extensions": False,
+            }
+        )
+        self._engine.execute("SET TimeZone = 'UTC'")
+        self._engine.execute("SET lock_configuration = true")
+
+    @cached_property
+    def given(self) -> pa.Schema:
+        """Columns that rows must have."""
+        return self._local.given
+
+    def features(self, rows: pa.Table) -> pa.Table:
+        """The feature columns of some rows.
+
+        Args:
+            rows: At least the columns `given`, in types that these can be cast to exactly.
+
+        Returns:
+            `spec.columns`, [rows].
+
+        Raises:
+            RowError: A column is missing, or holds a value that its type does not.
+        """
+        return features_of(self.derived(conformed(rows, self.given)), self._spec)
+
+    def derived(self, rows: pa.Table) -> pa.Table:
+        """The given columns with the derived ones beside them."""
+        if not self._local.expressions:
+            return rows
+        listed = ", ".join(
+            f"{text} AS {quoted(name)}" for name, text in self._local.expressions.items()
+        )
+        self._engine.register(_ROWS, rows)
+        try:
+            made = self._engine.sql(f"SELECT *, {listed} FROM {_ROWS}").to_arrow_table()  # noqa: S608
+        finally:
+            self._engine.unregister(_ROWS)
+        return made.cast(self._local.schema)
+
+
+def quoted(name: str) -> str:
+    """A column's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, in its order and types.
+
+    Raises:
+        RowError: A column is missing, or holds a value that its type does not.
+    """
+    return pa.Table.from_arrays([_column(rows, field) for field in schema], schema=schema)
+
+
+def _column(rows: pa.Table, field: pa.Field) -> pa.ChunkedArray:
+    if field.name not in rows.column_names:
+        raise RowError(
+            f"field {field.name}",
+            f"is missing; given are {_listed(rows.column_names)}",
+            f"Give it as {field.type}; null where it is not known.",
+        )
+    try:
+        return rows[field.name].cast(field.type)
+    except pa.ArrowException as error:
+        raise RowError(
+            f"field {field.name}",
+            f"cannot be {field.type}: {' '.join(str(error).split())[:200]}",
+            f"Give values of {field.type}.",
+        ) from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(list(names)[:30]) or "none"

@@ -1,0 +1,173 @@
+"""The proof that Spark and the local transform make the same features, on the pipeline's own rows.
+
+About 10,000 rows by a hash of their keys, and strange ones: of each column that features are made
+of, its least and its greatest value, and null where it occurs, each in a few rows. Derived
+columns are compared one by one, each over Spark's values of those before, so that the first that
+differs is named with a row; then the features.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import AtomicType
+
+from pipeline.errors import LakestormError
+from pipeline.features.agreement import unlike_rows
+from pipeline.features.duck import UntranslatableError, translated
+from pipeline.features.local import Local, LocalTransform, quoted
+from pipeline.features.prepared import prepared
+from pipeline.features.spec import FeatureSpec
+from pipeline.features.transform import features
+from pipeline.lake.schema import from_spark
+
+SAMPLE_ROWS = 10_000
+STRANGE_ROWS = 3
+_WHICH = "_which"
+_GIVEN = "_given"
+
+
+def proven(clean: DataFrame, rows: int, spec: FeatureSpec) -> Local:
+    """Translates the derived columns of a spec and compares both ways.
+
+    Args:
+        clean: The rows of `clean`.
+        rows: How many there are.
+        spec: Fitted on them.
+
+    Returns:
+        The local transform, or why there is none.
+    """
+    derive = needed_expressions(spec)
+    frame = prepared(clean, spec)
+    reads = {column for part in spec.parts for column in part.reads}
+    used = {*reads, *(word for text in derive.values() for word in _names_in(text))}
+    given = [name for name in frame.columns if name in used and name not in derive]
+    schema = from_spark(frame.select(*given, *derive).schema)
+    expressions: dict[str, str] = {}
+    for name, text in derive.items():
+        try:
+            expressions[name] = translated(text)
+        except UntranslatableError as error:
+            return Local.of(schema, {}, rows=0, spark_only=f"derive.{name}: {text!r}: {error}")
+    sample = _sample(clean, rows, spec, given)
+    kept = prepared(sample, spec).withColumn(_GIVEN, F.struct(*given, *derive))
+    by_spark = features(kept, spec, beside=(_GIVEN,)).select(_GIVEN, *spec.feature_columns)
+    found = by_spark.toArrow()
+    held = pa.Table.from_struct_array(found[_GIVEN]).cast(schema)
+    local = Local.of(schema, expressions, rows=found.num_rows)
+    reason = _difference(local, held, derive) or _features_differ(spec, local, held, found)
+    return local.model_copy(update={"spark_only": reason}) if reason else local
+
+
+def needed_expressions(spec: FeatureSpec) -> dict[str, str]:
+    """The derived columns that features are made of, directly or through others, in order."""
+    needed = {column for part in spec.parts for column in part.reads}
+    chosen: dict[str, str] = {}
+    for name, text in reversed(spec.derive.items()):
+        if name in needed:
+            chosen[name] = text
+            needed |= _names_in(text)
+    return dict(reversed(chosen.items()))
+
+
+def _names_in(text: str) -> set[str]:
+    """Words that may be names of columns: too many do no harm."""
+    return {*re.findall(r"\w+", text), *re.findall(r"`([^`]*)`", text)}
+
+
+def _sample(clean: DataFrame, rows: int, spec: FeatureSpec, given: Sequence[str]) -> DataFrame:
+    """Rows by a hash of their keys, and strange ones.
+
+    Columns of histories come out as of the sample alone: here they are as good as any others.
+    """
+    every = max(1, rows // SAMPLE_ROWS)
+    sampled = clean.where(F.pmod(F.xxhash64(*spec.keys), F.lit(every)) == 0)
+    return sampled.unionByName(_strange(clean, [name for name in given if name in clean.columns]))
+
+
+def _strange(clean: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """A few rows, again and again, each time with one column at its least or greatest, or null.
+
+    Null only where the column has nulls. Finding whole rows with these values took ten times as
+    long as finding the values.
+    """
+    types = {field.name: field.dataType for field in clean.schema}
+    ordered = [c for c in columns if isinstance(types[c], AtomicType)]
+    measures = [F.min(c).alias(f"least {c}") for c in ordered]
+    measures += [F.max(c).alias(f"greatest {c}") for c in ordered]
+    measures += [F.count_if(F.col(c).isNull()).alias(f"nulls {c}") for c in columns]
+    found = clean.agg(*measures).head()
+    if found is None:
+        return clean.limit(0)
+    values = [(c, found[f"{end} {c}"]) for c in ordered for end in ("least", "greatest")]
+    values += [(c, None) for c in columns if found[f"nulls {c}"]]
+    which = F.explode(F.sequence(F.lit(0), F.lit(len(values))))
+    rows = clean.limit(STRANGE_ROWS).withColumn(_WHICH, which)
+    changed = {}
+    for name in columns:
+        value = F.col(name)
+        for place, (column, extreme) in enumerate(values):
+            if column == name:
+                other = F.lit(extreme).cast(types[name])
+                value = F.when(F.col(_WHICH) == place, other).otherwise(value)
+        changed[name] = value
+    return rows.withColumns(changed).drop(_WHICH)
+
+
+def _difference(local: Local, held: pa.Table, derive: Mapping[str, str]) -> str | None:
+    """The first derived column that differs, with a row."""
+    engine = duckdb.connect(config={"enable_external_access": False})
+    engine.execute("SET TimeZone = 'UTC'")
+    engine.register("held", held)
+    for name, text in local.expressions.items():
+        where = f"derive.{name}: {derive[name]!r}"
+        before = held.column_names[: held.column_names.index(name)]
+        columns = ", ".join(quoted(column) for column in before)
+        query = f"SELECT {text} AS made FROM (SELECT {columns} FROM held)"  # noqa: S608
+        try:
+            made = engine.sql(query).to_arrow_table()["made"].cast(held.schema.field(name).type)
+        except (duckdb.Error, pa.ArrowException) as error:
+            return f"{where}: {' '.join(str(error).split())[:200]}"
+        unlike = unlike_rows(made, held[name])
+        if len(unlike):
+            used = [column for column in before if column in _names_in(derive[name])]
+            return f"{where} is {_told(held, made, name, int(unlike[0]), used)}"
+    return None
+
+
+def _features_differ(
+    spec: FeatureSpec, local: Local, held: pa.Table, by_spark: pa.Table
+) -> str | None:
+    """The first feature that differs, with a row."""
+    given = held.select(local.given.names)
+    try:
+        made = LocalTransform(spec, local).features(given)
+    except (LakestormError, duckdb.Error) as error:
+        return str(error)
+    for column in spec.columns:
+        part = spec.parts_by_column[column.name]
+        unlike = unlike_rows(made[column.name], by_spark[column.name], part.ulps)
+        if len(unlike):
+            reads = held.select(part.reads).append_column(column.name, by_spark[column.name])
+            told = _told(reads, made[column.name], column.name, int(unlike[0]), part.reads)
+            return f"feature {column.name} is {told}"
+    return None
+
+
+def _told(held: pa.Table, made: pa.ChunkedArray, name: str, place: int, used: Sequence[str]) -> str:
+    """What both ways make of a row, and the row."""
+    row = {column: _shown(held[column][place].as_py()) for column in used}
+    by_spark = _shown(held[name][place].as_py())
+    return f"{by_spark} to Spark and {_shown(made[place].as_py())} without it for {row}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
