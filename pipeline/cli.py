@@ -389,6 +389,22 @@ def promote(name: str, version: int, lake: Lake) -> None:
 
 
 @main.command()
+@click.argument("model")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--custom", help="Your own network, package.module:Class, if it is one.")
+@click.option("--kinds", help="The module of your own kinds of features, if there are some.")
+@_lake_command
+def serve(
+    model: str, *, host: str, port: int, custom: str | None, kinds: str | None, lake: Lake
+) -> None:
+    """Answer requests with a model's scores: NAME@ALIAS or NAME@VERSION."""
+    from pipeline.serving.command import run
+
+    run(model, lake, host=host, port=port, custom=custom, kinds=kinds)
+
+
+@main.command()
 @click.option("--retention-hours", type=click.IntRange(0), default=168, show_default=True)
 @click.option("--target-mb", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--force", is_flag=True, help="Allow a retention under an hour: nothing may run.")

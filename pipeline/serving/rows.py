@@ -73,6 +73,8 @@ def _of_dicts(
 
 def _column(values: list[Any], field: pa.Field) -> pa.Array:
     try:
+        if pa.types.is_integer(field.type) and any(map(_is_broken, values)):
+            raise ValueError("it is no whole number")  # Arrow would cut it off
         return pa.array(values, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         place = next((i for i, value in enumerate(values) if not _fits(value, field.type)), 0)
@@ -92,7 +94,13 @@ def _any_column(values: list[Any], name: str) -> pa.Array:
         ) from error
 
 
+def _is_broken(value: Any) -> bool:
+    return isinstance(value, float) and not value.is_integer()
+
+
 def _fits(value: Any, kind: pa.DataType) -> bool:
+    if pa.types.is_integer(kind) and _is_broken(value):
+        return False
     try:
         pa.array([value], kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):

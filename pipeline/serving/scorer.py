@@ -53,7 +53,7 @@ class Scorer:
     def load(
         cls,
         model: str,
-        lake: str | None = None,
+        lake: str | Lake | None = None,
         *,
         custom: str | None = None,
         kinds: str | None = None,
@@ -73,8 +73,9 @@ class Scorer:
         register(kinds)
         name, _, reference = model.rpartition("@")
         where = lake or os.environ.get("LAKESTORM_LAKE", "lake")
+        opened = where if isinstance(where, Lake) else Lake(where)
         bundle, version = load_registered(
-            Lake(where), name or reference, reference if name else "champion", custom
+            opened, name or reference, reference if name else "champion", custom
         )
         return cls(bundle, name or reference, version)
 

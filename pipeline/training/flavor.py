@@ -9,8 +9,11 @@ Source: https://mlflow.org/docs/latest/ml/model/#storage-format.
 from __future__ import annotations
 
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+import yaml
 
 from pipeline.features.local import Local
 from pipeline.features.spec import FeatureSpec
@@ -28,11 +31,17 @@ def add_flavor(folder: Path, spec: FeatureSpec, local: Local | None) -> None:
     """
     if local is None or local.spark_only is not None:
         return
-    from mlflow.models import Model
-    from mlflow.pyfunc import FLAVOR_NAME
-
-    model = Model(metadata={"spec_hash": spec.hash, "lakestorm": version("lakestorm")})
-    model.add_flavor(
-        FLAVOR_NAME, loader_module=LOADER, python_version=platform.python_version(), data="."
-    )
-    model.save(str(folder / "MLmodel"))
+    # Written by ourselves: importing `mlflow.pyfunc` takes seconds, and the file has a few lines.
+    described = {
+        "flavors": {
+            "python_function": {
+                "loader_module": LOADER,
+                "python_version": platform.python_version(),
+                "data": ".",
+            }
+        },
+        "metadata": {"spec_hash": spec.hash, "lakestorm": version("lakestorm")},
+        "mlflow_version": version("mlflow"),
+        "utc_time_created": datetime.now(UTC).isoformat(sep=" "),
+    }
+    (folder / "MLmodel").write_text(yaml.safe_dump(described), encoding="utf-8")

@@ -68,7 +68,7 @@ def test_a_saved_model_gives_the_same_outputs_without_dropout(folder: Path) -> N
     categorical = torch.randint(0, 8, (50, 2), dtype=torch.int32)
     inputs = {"numeric": numeric, "categorical": categorical}
     assert torch.equal(bundle.module(inputs), original(inputs))
-    assert (bundle.facts, bundle.spec, bundle.reference) == (FACTS, SPEC, reference=REFERENCE)
+    assert (bundle.facts, bundle.spec, bundle.reference) == (FACTS, SPEC, REFERENCE)
 
 
 FAMILIES: dict[str, tuple[Model, Shapes]] = {

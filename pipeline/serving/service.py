@@ -1,0 +1,211 @@
+"""A small HTTP service for one model, on the loopback unless told otherwise.
+
+    POST /score    {"rows": [{...}, ...]} -> {"predictions": [{...}, ...]}
+    GET  /         the fields of a row, for people        GET /schema    the same as JSON
+    GET  /health   200 while it can score                 GET /metrics   for Prometheus
+
+Bad input is answered with 422 and names the row and the field, too much of it with 413, and too
+many requests at once with 503. It has no users and no TLS: what is to be reached from elsewhere
+belongs behind a proxy that has.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import pyarrow as pa
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+from pipeline.errors import LakestormError, RowError
+from pipeline.serving.batcher import Batcher, FullError
+from pipeline.serving.rows import to_arrow
+from pipeline.serving.scorer import Scorer
+from pipeline.serving.wire import from_json, to_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a request may ask for."""
+
+    rows_per_request: int = 10_000
+    bytes_per_request: int = 16 << 20
+    rows_per_batch: int = 4_096
+    waiting_rows: int = 100_000
+    seconds: float = 30.0
+    """After which a request that still waits is answered with 503."""
+
+
+class _Measures:
+    """What `/metrics` tells."""
+
+    def __init__(self, batcher: Batcher) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "lakestorm_requests", "Requests to score", ["status"], registry=self.registry
+        )
+        self.rows = Counter("lakestorm_rows", "Rows scored", registry=self.registry)
+        self.seconds = Histogram(
+            "lakestorm_request_seconds",
+            "Time from a request to its answer",
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+            registry=self.registry,
+        )
+        waiting = Gauge("lakestorm_waiting_rows", "Rows that wait", registry=self.registry)
+        waiting.set_function(lambda: float(batcher.waiting))
+
+
+def application(scorer: Scorer, limits: Limits | None = None) -> FastAPI:
+    """The service as an ASGI application."""
+    bounds = limits or Limits()
+    batcher = Batcher(scorer.score_table, bounds.rows_per_batch, bounds.waiting_rows)
+    measures = _Measures(batcher)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        batcher.close()
+
+    # The interactive pages of FastAPI load scripts from elsewhere.
+    app = FastAPI(
+        title="lakestorm", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
+    )
+
+    @app.post("/score")
+    async def score(request: Request) -> Response:
+        begun = time.perf_counter()
+        status, answer = await _answered(request, scorer, batcher, bounds)
+        measures.requests.labels(str(status)).inc()
+        measures.rows.inc(len(answer.get("predictions", ())))
+        measures.seconds.observe(time.perf_counter() - begun)
+        return JSONResponse(answer, status)
+
+    @app.get("/health")
+    def health() -> dict[str, Any]:
+        return {"status": "ok", "model": scorer.name, "version": scorer.version}
+
+    @app.get("/schema")
+    def schema() -> dict[str, Any]:
+        return described(scorer)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/")
+    def page() -> HTMLResponse:
+        return HTMLResponse(_page(scorer))
+
+    return app
+
+
+async def _answered(
+    request: Request, scorer: Scorer, batcher: Batcher, limits: Limits
+) -> tuple[int, dict[str, Any]]:
+    """Status and body for a request to score."""
+    try:
+        body = await _body(request, limits.bytes_per_request)
+        rows = _rows_in(body, limits.rows_per_request)
+        keys = [key for key in scorer.bundle.spec.keys if rows and all(key in r for r in rows)]
+        table, _ = to_arrow(from_json(rows, scorer.given), scorer.given, keys)
+        with anyio.fail_after(limits.seconds):
+            scored = await _waited(batcher.submit(table))
+    except _TooMuchError as error:
+        return 413, _told(error)
+    except RowError as error:
+        return 422, _told(error)
+    except FullError as error:
+        return 503, _told(error)
+    except TimeoutError:
+        return 503, {"error": f"not scored within {limits.seconds:g} seconds"}
+    except LakestormError as error:
+        return 500, _told(error)
+    return 200, {"predictions": [to_json(row) for row in scored.to_pylist()]}
+
+
+async def _waited(future: Future[pa.Table]) -> pa.Table:
+    return await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+
+
+class _TooMuchError(LakestormError):
+    """A request that is too large."""
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, read no further than it may be long."""
+    parts, length = [], 0
+    async for part in request.stream():
+        length += len(part)
+        if length > most:
+            raise _TooMuchError("body", f"is longer than {most} bytes", "Send fewer rows at once.")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RowError("body", f"is no JSON: {error}", 'Send {"rows": [{...}]}.') from error
+    rows = given.get("rows") if isinstance(given, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RowError("field rows", "is no list of objects", 'Send {"rows": [{...}]}.')
+    if len(rows) > most:
+        raise _TooMuchError("field rows", f"has {len(rows)} rows, over {most}", "Send fewer.")
+    return rows
+
+
+def _told(error: LakestormError) -> dict[str, Any]:
+    return {
+        "error": str(error),
+        "where": error.where,
+        "problem": error.problem,
+        "remedy": error.remedy,
+    }
+
+
+def described(scorer: Scorer) -> dict[str, Any]:
+    """The fields of a row, and which of them are keys."""
+    keys = scorer.bundle.spec.keys
+    return {
+        "model": scorer.name,
+        "version": scorer.version,
+        "spec_hash": scorer.bundle.facts.spec_hash,
+        "fields": [{"name": field.name, "type": str(field.type)} for field in scorer.given],
+        "keys": [key for key in keys if key not in scorer.given.names],
+    }
+
+
+def _page(scorer: Scorer) -> str:
+    """The fields as a page; names come from data and are escaped."""
+    found = described(scorer)
+    fields = "".join(
+        f"<tr><td><code>{html.escape(each['name'])}</code><td>{html.escape(each['type'])}"
+        for each in found["fields"]
+    )
+    optional = ", ".join(html.escape(key) for key in found["keys"]) or "none"
+    name = html.escape(f"{found['model']}@{found['version']}")
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{name}</title>"
+        "<style>body{font:16px/1.5 system-ui;margin:2rem auto;max-width:48rem;padding:0 1rem}"
+        "td{padding:.1rem 1rem .1rem 0}</style>"
+        f"<h1>{name}</h1><p>POST <code>/score</code> with "
+        '<code>{"rows": [{...}]}</code>; each row has these fields, null where a value is not '
+        f"known.<table>{fields}</table><p>Keys that come back where they are given: {optional}."
+    )
