@@ -16,7 +16,18 @@ from pipeline.config.reading import load_pipeline
 from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
 from pipeline.config.score import Drift, Thresholds
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Policies, Source
-from pipeline.config.splits import Splits
+from pipeline.config.splits import (
+    FittedStrata,
+    GroupSplits,
+    HashSplits,
+    RandomSplits,
+    SpecSplits,
+    Splits,
+    StratifiedSplits,
+    TimeSplits,
+    deciding_columns,
+    entity_of,
+)
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import (
     Distribution,
@@ -62,6 +73,15 @@ __all__ = [
     "Rule",
     "Schedule",
     "Source",
+    "FittedStrata",
+    "GroupSplits",
+    "HashSplits",
+    "RandomSplits",
+    "SpecSplits",
+    "StratifiedSplits",
+    "TimeSplits",
+    "deciding_columns",
+    "entity_of",
     "Splits",
     "Storage",
     "TableRule",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.config.label import Label
-from pipeline.config.splits import Splits
+from pipeline.config.splits import AnySplits, StratifiedSplits
 from pipeline.errors import ConfigError
 from pipeline.settings import Name, Positive, Settings, is_pattern
 
@@ -68,10 +68,15 @@ class Series(Settings):
 class Features(Settings):
     """Stage 2: `clean` to `features`."""
 
+    added: ClassVar = frozenset({"entities"})
+
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
     label: Label
-    splits: Splits
+    splits: AnySplits
+    entities: tuple[str, ...] = ()
+    """Columns of `clean`, such as a customer's id: how many of their values are in train and in
+    another split is counted and reported."""
     leakage: tuple[str, ...]
     """Columns known only after the moment of prediction; no feature can be made of them."""
     derive: dict[Name, str] = {}
@@ -119,6 +124,16 @@ class Features(Settings):
                 raise ValueError(
                     f"{section}.{leaked[0]} is listed under leakage: it is not known at prediction"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _strata_are_few(self) -> Self:
+        unnamed = isinstance(self.splits, StratifiedSplits) and self.splits.expression is None
+        if unnamed and self.label.task in ("regression", "reconstruction"):
+            raise ValueError(
+                f"splits.expression is missing: a label of the task {self.label.task} does not "
+                "divide rows into a few strata; write an expression, such as `floor(price / 100)`"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
+from pipeline.config.splits import require_splits_fit
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import require_comparable, require_rules_fit
 from pipeline.config.train import LOSSES, METRICS, Train
@@ -140,6 +141,14 @@ class Pipeline(Settings):
         require_known("features.keys", self.features.keys, columns)
         require_comparable("features.keys", self.features.keys, self.column_of)
         require_known("features.leakage", self.features.leakage, columns)
+        require_splits_fit(
+            self.features.splits,
+            self.features.entities,
+            columns=columns,
+            derived=self.features.derive,
+            leakage=self.features.leakage,
+            column_of=self.column_of,
+        )
         columns |= set(self.features.derive)
         for section in FEATURE_SECTIONS:
             require_known(f"features.{section}", getattr(self.features, section), columns)
