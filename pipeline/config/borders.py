@@ -103,20 +103,23 @@ def _value(text: str, kind: str) -> Value:
 def _earlier(value: Value, gap: int | float | timedelta | None, kind: str) -> Value:
     if gap is None:
         return value
-    if isinstance(value, str):
-        raise ValueError("a text has no gap: make a date of it under features.derive")
-    if isinstance(value, Decimal):
-        if isinstance(gap, timedelta):
-            raise ValueError(f"it is {kind}, so the gap is a number")
-        return value - Decimal(str(gap))
-    if not isinstance(gap, timedelta):
-        raise ValueError(f"it is {kind}, so the gap is a time such as `7 days`")
-    if not isinstance(value, datetime) and gap % timedelta(days=1):
-        raise ValueError("it is date, so the gap is of whole days")
-    try:
-        return value - gap
-    except OverflowError as error:
-        raise ValueError("the gap reaches back before the year 1") from error
+    match value, gap:
+        case str(), _:
+            fault = "a text has no gap: make a date of it under features.derive"
+        case Decimal(), int() | float():
+            return value - Decimal(str(gap))
+        case Decimal(), _:
+            fault = f"it is {kind}, so the gap is a number"
+        case date(), timedelta() if isinstance(value, datetime) or not gap % timedelta(days=1):
+            try:
+                return value - gap
+            except OverflowError:
+                fault = "the gap reaches back before the year 1"
+        case date(), timedelta():
+            fault = f"it is {kind}, so the gap is of whole days"
+        case _:
+            fault = f"it is {kind}, so the gap is a time such as `7 days`"
+    raise ValueError(fault)
 
 
 def _instant(text: str) -> datetime:
@@ -126,9 +129,7 @@ def _instant(text: str) -> datetime:
         moment = datetime.fromisoformat(padded)
         return moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     except (ValueError, OverflowError) as error:
-        raise ValueError(
-            f"{text!r} is no time; write 2001-05-31 or 2001-05-31 10:00:00"
-        ) from error
+        raise ValueError(f"{text!r} is no time; write 2001-05-31 or 2001-05-31 10:00:00") from error
 
 
 def _has_offset(text: str) -> bool:

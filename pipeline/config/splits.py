@@ -7,14 +7,15 @@ choose which in docs/splits.md.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pipeline.config.borders import Borders, Moment, borders_of, is_before
 from pipeline.config.asof import Tolerance
+from pipeline.config.borders import Borders, Moment, borders_of, is_before
 from pipeline.config.table_rules import ColumnOf
 from pipeline.config.types import is_nested
 from pipeline.settings import Fraction, Settings, require_known
@@ -62,7 +63,7 @@ class TimeSplits(Settings):
     def _is_in_order(self) -> Self:
         named = [("validation", self.validation), ("test", self.test), ("end", self.end)]
         moments = [(name, moment) for name, moment in named if moment is not None]
-        for (first, early), (second, late) in zip(moments, moments[1:], strict=False):
+        for (first, early), (second, late) in itertools.pairwise(moments):
             if not is_before(early, late):
                 raise ValueError(f"{second} {late!r} is not after {first} {early!r}")
         return self
@@ -96,16 +97,17 @@ class _Shares(Settings):
 
 
 class HashSplits(_Shares):
-    """By a hash of columns: rows with equal values are in one split, whatever other rows there are.
-    A null is a value like any other."""
+    """By a hash of columns: rows with equal values are in one split; a null is a value, too."""
 
     by: Literal["hash"]
     columns: tuple[str, ...] = Field(min_length=1)
 
 
 class GroupSplits(_Shares):
-    """By a hash of an entity, such as a customer: none is in two splits. A row without one is a
-    group of its own, by its keys."""
+    """By a hash of an entity, such as a customer, so that none is in two splits.
+
+    A row without an entity is a group of its own, by the hash of its keys.
+    """
 
     by: Literal["group"]
     column: str
@@ -218,8 +220,7 @@ def require_splits_fit(
 ) -> None:
     """Refuses columns that decide about a split, or are watched, and cannot.
 
-    Columns that decide are those that a condition sees: of `clean` less the leakage, and derived
-    ones. What is watched is only counted, so that it may be leakage.
+    They are columns that a condition sees: those of `clean` less the leakage, and derived ones.
 
     Args:
         splits: The splits.
@@ -234,16 +235,16 @@ def require_splits_fit(
     """
     deciding = deciding_columns(splits)
     require_known("features.splits", deciding, {*columns, *derived})
-    require_known("features.entities", entities, columns)
-    for name in deciding:
-        if any(fnmatchcase(name, each) for each in leakage):
-            raise ValueError(
-                f"features.splits: {name!r} is listed under leakage: no split is made of it"
-            )
-    for name in (*deciding, *entities):
-        column = None if name in derived else column_of(name)
-        if column is not None and is_nested(column.kind):
-            raise ValueError(f"features.splits, entities: {name!r} is {column.type}, not one value")
+    require_known("features.entities", entities, {*columns, *derived})
+    for setting, names in (("splits", deciding), ("entities", entities)):
+        for name in names:
+            if any(fnmatchcase(name, each) for each in leakage):
+                raise ValueError(
+                    f"features.{setting}: {name!r} is listed under leakage, and no split can see it"
+                )
+            column = None if name in derived else column_of(name)
+            if column is not None and is_nested(column.kind):
+                raise ValueError(f"features.{setting}: {name!r} is {column.type}, not one value")
     if isinstance(splits, TimeSplits) and splits.column not in derived:
         column = column_of(splits.column)
         if column is not None:

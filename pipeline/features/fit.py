@@ -23,6 +23,7 @@ from pipeline.features.spec import (
     StandardNumber,
     Vocabulary,
 )
+from pipeline.features.splits import no_train_rows
 from pipeline.features.transform import number_of, require_columns
 
 QUANTILES = tuple(rank / 32 for rank in range(1, 32))
@@ -63,11 +64,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
     )
     measured, counted = _one_pass(train, features)
     if not measured["rows"]:
-        raise SpecError(
-            "features.splits.train",
-            f"no labelled row of clean meets {features.splits.train!r}",
-            "Widen the train split, or deliver more raw files.",
-        )
+        raise no_train_rows(features.splits)
     if measured["bad labels"]:
         raise bad_labels(features.label, measured["bad labels"])
     return FeatureSpec(

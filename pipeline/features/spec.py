@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import Label, Splits
+from pipeline.config import Label, SpecSplits
 from pipeline.errors import SpecError
 from pipeline.lake import fingerprint
 
@@ -107,7 +107,7 @@ class FeatureSpec(Part):
     keys: tuple[str, ...]
     period_column: str
     label: Label
-    splits: Splits
+    splits: SpecSplits
     leakage: tuple[str, ...]
     derive: dict[str, str]
     numbers: tuple[StandardNumber | QuantileNumber | PlainNumber, ...]
