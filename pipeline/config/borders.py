@@ -12,6 +12,7 @@ from pydantic import BeforeValidator
 
 _INTEGERS = {"tinyint", "smallint", "int", "bigint"}
 _FLOATS = {"float", "double"}
+_MOST_DIGITS = 38
 _SHORT_DATE = re.compile(r"\d{4}(-\d{2})?")
 
 Value: TypeAlias = date | datetime | Decimal | str
@@ -141,6 +142,6 @@ def _number(text: str) -> Decimal:
         number = Decimal(text)
     except InvalidOperation as error:
         raise ValueError(f"{text!r} is no number, and the column is one") from error
-    if not number.is_finite():
-        raise ValueError(f"{text!r} is no finite number")
-    return number
+    if not number.is_finite() or number.adjusted() >= _MOST_DIGITS:
+        raise ValueError(f"{text!r} is no finite number of at most {_MOST_DIGITS} digits")
+    return Decimal(f"{number:f}")  # Spark knows no 1E+3

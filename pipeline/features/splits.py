@@ -148,7 +148,7 @@ def _by_time(frame: DataFrame, splits: TimeSplits, _: Any, __: Any) -> Column:
 def _literal(value: date | datetime | Decimal | str, kind: DataType) -> Column:
     """A border as a literal; as text, since PySpark reads a time as one of the driver's zone."""
     if isinstance(value, Decimal):
-        return F.lit(value)
+        return F.lit(float(value) if isinstance(kind, FloatType | DoubleType) else value)
     if isinstance(value, str):
         return F.lit(value)
     zone = "Z" if kind.simpleString() == "timestamp" else ""
