@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from pyspark.sql import SparkSession
@@ -49,6 +49,8 @@ splits = st.sampled_from(["train", "validation", "test", "unlabelled", "rest"])
 
 @settings(max_examples=8, deadline=None)
 @given(rows=st.lists(st.tuples(st.none() | st.integers(0, 8), splits), max_size=40))
+@example(rows=[(1, "train"), (1, "train"), (1, "test"), (2, "test"), (1, "validation")] * 2)
+@example(rows=[(None, "train"), (None, "test"), (3, "rest"), (3, "test")])
 def test_entities_and_rows_are_counted(spark: SparkSession, rows: list[tuple[Any, str]]) -> None:
     frame = spark.createDataFrame(rows, "train int, split string")  # a column called like a split
     found = overlaps(frame, ["train"])
@@ -83,7 +85,9 @@ def test_customers_in_two_splits_are_told(spark: SparkSession, lake_and_root: Pa
     assert (nothing, unwatched.note) == ((), "")
     watching = {"features.entities": ["customer"]}
     done, found, watched = featurized(spark, pipeline_of(lake_and_root, CONDITIONS, **watching))
-    assert (watched, done.unchanged) == (plain, False)  # the same fit, counted anew
+    assert (watched, done.unchanged) == (plain, False)
+    # Counted anew, by the fit that is on record.
+    assert examples.table(Lake(pipeline_of(lake_and_root, CONDITIONS).lake), "specs").height == 1
     rows = [
         (row["customer"], {1: "train", 3: "validation", 4: "test"}[month])
         for month in (1, 3, 4)
