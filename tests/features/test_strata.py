@@ -16,6 +16,7 @@ from pipeline.clean.stage import clean
 from pipeline.config import FittedStrata
 from pipeline.errors import SpecError
 from pipeline.features import strata
+from pipeline.features.catalogue import newest_spec
 from pipeline.features.prepared import SPLIT, prepared
 from pipeline.features.stage import featurize, follow
 from pipeline.lake import Lake
@@ -118,6 +119,7 @@ def test_what_comes_later_is_divided_by_the_thresholds_fitted_before(
     clean(spark, pipeline, lake)
     done, spec = featurize(spark, pipeline, lake)
     assert isinstance(spec.splits, FittedStrata)
+    assert newest_spec(lake, "small") == spec
     assert sorted(spec.splits.borders) == ["0.0", "1.0"]
     # Of 175 rows 25 have the amount 6: 2.5 and 5 of them, where a draw alone would give any number.
     before = examples.table(lake, spec.table).select("id", "late", "split")
