@@ -16,7 +16,18 @@ from pipeline.config.reading import load_pipeline
 from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
 from pipeline.config.score import Drift, Thresholds
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Policies, Source
-from pipeline.config.splits import Splits
+from pipeline.config.splits import (
+    FittedStrata,
+    GroupSplits,
+    HashSplits,
+    RandomSplits,
+    SpecSplits,
+    Splits,
+    StratifiedSplits,
+    TimeSplits,
+    deciding_columns,
+    entity_of,
+)
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import (
     Distribution,
@@ -46,7 +57,10 @@ __all__ = [
     "Drift",
     "Features",
     "Files",
+    "FittedStrata",
     "Freshness",
+    "GroupSplits",
+    "HashSplits",
     "Job",
     "Join",
     "Label",
@@ -55,18 +69,24 @@ __all__ = [
     "Nulls",
     "Pipeline",
     "Policies",
+    "RandomSplits",
     "Reference",
     "Rnn",
     "RowCount",
     "Rule",
     "Schedule",
     "Source",
+    "SpecSplits",
     "Splits",
     "Storage",
+    "StratifiedSplits",
     "TableRule",
     "Task",
     "Thresholds",
+    "TimeSplits",
     "Train",
     "Vae",
+    "deciding_columns",
+    "entity_of",
     "load_pipeline",
 ]

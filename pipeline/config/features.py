@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, create_model, model_validator
 
 from pipeline.config.label import Label
-from pipeline.config.splits import Splits
+from pipeline.config.splits import AnySplits, StratifiedSplits
 from pipeline.errors import ConfigError
 from pipeline.features.kinds import FeatureSettings, Kind, kinds, register
 from pipeline.settings import Name, Positive, Settings, is_pattern
@@ -18,12 +18,15 @@ from pipeline.settings import Name, Positive, Settings, is_pattern
 class Described(Settings):
     """Stage 2: `clean` to `features`, without the sections of the kinds."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"kinds"})
+    added: ClassVar[frozenset[str]] = frozenset({"kinds", "entities"})
 
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
     label: Label
-    splits: Splits
+    splits: AnySplits
+    entities: tuple[str, ...] = ()
+    """Columns of `clean`, such as a customer's id: how many of their values are in train and in
+    another split is counted and reported."""
     leakage: tuple[str, ...]
     """Columns known only after the moment of prediction; no feature can be made of them."""
     derive: dict[Name, str] = {}
@@ -78,6 +81,16 @@ class Described(Settings):
                 raise ValueError(
                     f"{section}.{leaked[0]} is listed under leakage: it is not known at prediction"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _strata_are_few(self) -> Self:
+        unnamed = isinstance(self.splits, StratifiedSplits) and self.splits.expression is None
+        if unnamed and self.label.task in ("regression", "reconstruction"):
+            raise ValueError(
+                f"splits.expression is missing: a label of the task {self.label.task} does not "
+                "divide rows into a few strata; write an expression, such as `floor(price / 100)`"
+            )
         return self
 
 

@@ -15,6 +15,7 @@ from pipeline.config.features import Features, with_own_kinds
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
+from pipeline.config.splits import require_splits_fit
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import require_comparable, require_rules_fit
 from pipeline.config.train import LOSSES, METRICS, Train
@@ -146,6 +147,14 @@ class Pipeline(Settings):
         require_known("features.keys", self.features.keys, columns)
         require_comparable("features.keys", self.features.keys, self.column_of)
         require_known("features.leakage", self.features.leakage, columns)
+        require_splits_fit(
+            self.features.splits,
+            self.features.entities,
+            columns=columns,
+            derived=self.features.derive,
+            leakage=self.features.leakage,
+            column_of=self.column_of,
+        )
         columns |= set(self.features.derive)
         for kind, name, how in self.features.asked():
             require_known(f"features.{kind.name}", how.reads(name), columns)

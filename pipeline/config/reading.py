@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.config.networks import FAMILIES
 from pipeline.config.pipeline import Pipeline
+from pipeline.config.splits import METHODS
 from pipeline.errors import ConfigError, one_line
 from pipeline.features.kinds import kinds
 from pipeline.settings import Settings
@@ -82,8 +83,10 @@ def _translated(error: ValidationError, path: str) -> ConfigError:
 
 
 def _shown(location: Sequence[int | str]) -> str:
-    """The setting's path, without the family that Pydantic puts behind `train.model`."""
+    """The setting's path, without what Pydantic puts behind a union: a family or a method."""
     parts = [str(part) for part in location]
+    if parts[:2] == ["features", "splits"]:
+        del parts[2:3]
     if parts[:2] == ["train", "model"] and parts[2:3] != ["family"]:
         del parts[2:3]
     return ".".join(parts)
@@ -109,9 +112,9 @@ def _allowed_here(location: Sequence[int | str]) -> str:
 
 
 def _annotation_below(annotation: Any, part: str) -> Any:
-    """What is declared at `part`: a dict declares one type for all its keys, a union by family."""
+    """What is declared at `part`: a dict declares one type for all its keys, a union by name."""
     if get_origin(annotation) is Union:
-        return FAMILIES[part]
+        return {**FAMILIES, **METHODS}[part]
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
     fields = _settings_class(annotation).model_fields

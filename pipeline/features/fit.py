@@ -13,6 +13,7 @@ from pipeline.errors import SpecError
 from pipeline.features.kinds.kind import Counted, FeatureSettings, Kind, Measured
 from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.spec import FeatureSpec
+from pipeline.features.splits import no_train_rows
 from pipeline.features.transform import require_columns
 
 ROWS, BAD_LABELS = "rows", "bad labels"
@@ -39,11 +40,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
     require_columns(train, [(kind, how.reads(name), how) for kind, name, how in asked])
     measured, counted = _one_pass(train, features, asked)
     if not measured[ROWS]:
-        raise SpecError(
-            "features.splits.train",
-            f"no labelled row of clean meets {features.splits.train!r}",
-            "Widen the train split, or deliver more raw files.",
-        )
+        raise no_train_rows(features.splits)
     if measured[BAD_LABELS]:
         raise bad_labels(features.label, measured[BAD_LABELS])
     return FeatureSpec(

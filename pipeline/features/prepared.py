@@ -8,13 +8,26 @@ from typing import Protocol
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipeline.config import Label, Splits
+from pipeline.config import Label, SpecSplits
 from pipeline.errors import SpecError
 from pipeline.features.derive import with_derived
-from pipeline.features.label import absence, condition, label_values
+from pipeline.features.label import absence, label_values
+from pipeline.features.splits import REST, TEST, TRAIN, UNLABELLED, VALIDATION, split_of
+
+__all__ = [
+    "ABSENT",
+    "HIDDEN_LABEL",
+    "REST",
+    "SPLIT",
+    "TEST",
+    "TRAIN",
+    "UNLABELLED",
+    "VALIDATION",
+    "Preparation",
+    "prepared",
+]
 
 SPLIT = "split"
-TRAIN, VALIDATION, TEST, UNLABELLED, REST = "train", "validation", "test", "unlabelled", "rest"
 ABSENT = "_absent"
 HIDDEN_LABEL = "_label"
 
@@ -23,12 +36,16 @@ class Preparation(Protocol):
     """What a description and a fitted spec have in common."""
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        """Columns that name a row."""
+
+    @property
     def label(self) -> Label:
         """What is predicted."""
 
     @property
-    def splits(self) -> Splits:
-        """Conditions of the splits."""
+    def splits(self) -> SpecSplits:
+        """How rows are divided."""
 
     @property
     def leakage(self) -> tuple[str, ...]:
@@ -68,10 +85,8 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
             raise SpecError(
                 f"{setting} {name!r}", "is a column of clean or derived already", "Rename one."
             )
-    split = F.when(F.col(ABSENT).isNotNull(), UNLABELLED)
-    for name in (TRAIN, VALIDATION, TEST):
-        where = f"features.splits.{name}"
-        split = split.when(condition(known, getattr(how.splits, name), where), name)
+    drawn = split_of(known, how.splits, how.keys, [F.col(name) for name in hidden.values()])
+    split = F.when(F.col(ABSENT).isNotNull(), UNLABELLED).otherwise(drawn)
     # Of several labels all are null, or none: whoever asks one has asked them all.
     whole = {name: F.when(F.col(ABSENT).isNull(), F.col(hidden[name])) for name in labels}
-    return frame.withColumn(SPLIT, split.otherwise(REST)).withColumns(whole).drop(*hidden.values())
+    return frame.withColumn(SPLIT, split).withColumns(whole).drop(*hidden.values())

@@ -20,7 +20,7 @@ from pydantic import (
     ValidationError,
 )
 
-from pipeline.config import Label, Splits
+from pipeline.config import Label, SpecSplits
 from pipeline.errors import SpecError
 from pipeline.features.format_1 import FormatOne
 from pipeline.features.kinds import FeatureColumn, Fitted, Id, Number, kinds
@@ -61,7 +61,7 @@ class FeatureSpec(BaseModel):
     keys: tuple[str, ...]
     period_column: str
     label: Label
-    splits: Splits
+    splits: SpecSplits
     leakage: tuple[str, ...]
     derive: dict[str, str]
     parts: tuple[Part, ...]

@@ -16,6 +16,15 @@ from pipeline.features.fit import fit
 from pipeline.features.kinds import Fitted
 from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.layout import LAYOUT_SETTINGS, writer_options
+from pipeline.features.overlap import (
+    OVERLAPS,
+    Overlap,
+    from_note,
+    overlaps,
+    require_none,
+    to_note,
+    watched_columns,
+)
 from pipeline.features.prepared import (
     ABSENT,
     REST,
@@ -28,6 +37,7 @@ from pipeline.features.prepared import (
 )
 from pipeline.features.proof import proven
 from pipeline.features.spec import FeatureSpec
+from pipeline.features.strata import with_fitted_strata
 from pipeline.features.transform import features
 from pipeline.lake import (
     COUNTS,
@@ -48,6 +58,8 @@ from pipeline.outcome import Outcome
 
 SPEC_HASH = "lakestorm.spec_hash"
 CLEAN_VERSION = "lakestorm.clean_version"
+WATCHED = {"entities"}
+"""Of `Features`: what is counted. It is no reason for another fit, but to count anew."""
 
 
 def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outcome, FeatureSpec]:
@@ -66,15 +78,16 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
         update={"features": pipeline.features.expanded(clean.schema.names)}
     )
     require_no_leakage_in_clean(spark, pipeline, clean)
-    settings = pipeline.features.model_dump(mode="json", exclude=LAYOUT_SETTINGS)
+    settings = pipeline.features.model_dump(mode="json", exclude=LAYOUT_SETTINGS | WATCHED)
     # Upkeep moves rows to other files: that is no reason for another fit.
     version = data_version(lake.table("clean"), clean.version)
     run = fingerprint(clean_version=version, clean=clean.folder.root, settings=settings)
     spec = fitted_spec(lake, pipeline.name, run)
     if spec is None:
-        rows = prepared(clean.dataframe(spark), pipeline.features)
+        described = with_fitted_strata(clean.dataframe(spark), pipeline.features)
+        rows = prepared(clean.dataframe(spark), described)
         train = rows.where(F.col(SPLIT) == TRAIN)
-        fitted = fit(train, pipeline.features, pipeline.name, pipeline.clean.period.column)
+        fitted = fit(train, described, pipeline.name, pipeline.clean.period.column)
         spec = record(lake, fitted, run, clean.version)
     table, unchanged = ensure_features(spark, pipeline, lake, spec, clean)
     if local_of(lake, spec) is None:
@@ -107,7 +120,7 @@ def ensure_features(
     """
     table = lake.table(spec.table)
     written_as = fingerprint(
-        spec=spec.hash, **pipeline.features.model_dump(include=LAYOUT_SETTINGS)
+        spec=spec.hash, **pipeline.features.model_dump(include=LAYOUT_SETTINGS | WATCHED)
     )
     app = f"features/{spec.hash}"
     todo = backlog(app, table, lake.table("clean"), clean, spec.period_column)
@@ -116,8 +129,28 @@ def ensure_features(
     if todo.done:
         return table, True
     _require_columns(clean, spec)
-    _write(spark, pipeline, spec=spec, table=table, todo=todo, notes={RUN: written_as})
+    found = _overlaps(spark, pipeline, spec, clean)
+    notes = {RUN: written_as, OVERLAPS: to_note(found)}
+    _write(spark, pipeline, spec=spec, table=table, todo=todo, notes=notes)
     return table, False
+
+
+def _overlaps(
+    spark: SparkSession, pipeline: Pipeline, spec: FeatureSpec, clean: Snapshot
+) -> tuple[Overlap, ...]:
+    """Counts entities in several splits of the whole `clean`, not of new rows only.
+
+    Raises:
+        CountError: There are some, though the splits are by group.
+    """
+    columns = watched_columns(spec.splits, pipeline.features.entities)
+    if not columns or not clean.rows:
+        return ()
+    rows = prepared(clean.dataframe(spark), spec)
+    # The spec of a champion may derive other columns than the description does by now.
+    found = overlaps(rows, [name for name in columns if name in rows.columns])
+    require_none(found, spec.splits)
+    return found
 
 
 def _write(
@@ -220,6 +253,8 @@ def _require_sound(
 
 def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) -> Outcome:
     snapshot = table.snapshot()
+    counts = _counts(table, snapshot)
+    found = from_note(table.last_note(OVERLAPS))
     return Outcome(
         stage="featurize",
         table=table.name,
@@ -228,8 +263,15 @@ def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) 
         rows_out=snapshot.rows,
         seconds=seconds,
         unchanged=unchanged,
-        counts=_counts(table, snapshot),
+        counts=counts | {name: n for overlap in found for name, n in overlap.counts.items()},
+        note="; ".join((*_empty_splits(counts), *(o.sentence for o in found if o.entities))),
     )
+
+
+def _empty_splits(counts: dict[str, int]) -> list[str]:
+    """Sentences on splits that have no row; without a row to train on, nothing was fitted."""
+    empty = [split for split in (VALIDATION, TEST) if not counts.get(split)]
+    return [f"no labelled row is in the split {split}" for split in empty]
 
 
 def _counts(table: Table, features: Snapshot) -> dict[str, int]:

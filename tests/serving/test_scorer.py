@@ -20,6 +20,7 @@ from pipeline.serving.scorer import Scorer
 from tests.command import ENVIRONMENT
 
 KEYS = ["time_hour", "carrier", "flight", "origin", "dest"]
+SAID = [*KEYS, "score", "model_name", "model_version", "spec_hash", "scored_at"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_scores_are_those_of_the_lake(scored: Path, scorer: Scorer, clean: pl.Da
     # Other batches sum in another order.
     np.testing.assert_allclose(both["score"], both["score_there"], rtol=0, atol=1e-6)
     assert both["spec_hash"].to_list() == both["spec_hash_there"].to_list()
-    assert here.columns == [*KEYS, "score", "model_name", "model_version", "spec_hash", "scored_at"]
+    assert here.columns == SAID
 
 
 def test_features_are_those_of_the_lake(scored: Path, scorer: Scorer, clean: pl.DataFrame) -> None:
@@ -60,14 +61,7 @@ def test_all_forms_of_rows_give_the_same(scorer: Scorer, clean: pl.DataFrame) ->
     wanted = scorer.score(few)["score"].to_list()
     as_dicts = scorer.score(few.to_dicts())
     assert [row["score"] for row in as_dicts] == pytest.approx(wanted, abs=1e-6)
-    assert set(as_dicts[0]) == {
-        *KEYS,
-        "score",
-        "model_name",
-        "model_version",
-        "spec_hash",
-        "scored_at",
-    }
+    assert list(as_dicts[0]) == SAID
     alone = scorer.score(few.to_dicts()[3])
     assert alone["score"] == pytest.approx(wanted[3], abs=1e-6)
     assert (alone["flight"], alone["model_name"]) == (few["flight"][3], "flights")

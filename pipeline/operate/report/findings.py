@@ -13,6 +13,8 @@ from pipeline.operate.report.scores import Scores
 from pipeline.operate.report.wording import WORDINGS
 
 NAMES_SHOWN = 6
+LARGE_OVERLAP = 0.1
+"""Of a split's rows; from here on its metrics say little about entities that come new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,13 @@ class Finding:
 
 def findings(inputs: Inputs, scores: Scores, drift: Sequence[FeatureDrift]) -> tuple[Finding, ...]:
     """What a reader should not miss, the serious first."""
-    found = [*_stale(inputs), *_rows(inputs), *_scores(inputs, scores), *_drift(drift)]
+    found = [
+        *_stale(inputs),
+        *_rows(inputs),
+        *_overlaps(inputs),
+        *_scores(inputs, scores),
+        *_drift(drift),
+    ]
     return tuple(sorted(found, key=lambda finding: finding.level != "serious"))
 
 
@@ -55,6 +63,18 @@ def _rows(inputs: Inputs) -> list[Finding]:
         rules = "1 rule" if len(quality.broken) == 1 else f"{len(quality.broken)} rules"
         text = f"{rules} about the table did not hold: {_listed(quality.broken)}."
         found.append(Finding(level="note", text=text))
+    return found
+
+
+def _overlaps(inputs: Inputs) -> list[Finding]:
+    found: list[Finding] = []
+    for overlap in inputs.overlaps:
+        if overlap.entities:
+            level: Literal["serious", "note"] = (
+                "serious" if overlap.share >= LARGE_OVERLAP else "note"
+            )
+            text = f"{overlap.sentence}: a network may know them by heart. See docs/splits.md."
+            found.append(Finding(level=level, text=text))
     return found
 
 

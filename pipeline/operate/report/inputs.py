@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from pipeline.config import Pipeline
 from pipeline.errors import TableNotFoundError
+from pipeline.features.overlap import OVERLAPS, Overlap, from_note, to_note
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import CLEAN_VERSION
 from pipeline.lake import Lake, Snapshot, fingerprint
@@ -44,6 +45,8 @@ class Inputs:
     tables: tuple[TableFacts, ...]
     clean_version_of_features: int | None
     """Version of `clean` that the newest features were made from; None where nobody noted it."""
+    overlaps: tuple[Overlap, ...]
+    """Entities of the newest features that are in train and in another split."""
 
     @property
     def fingerprint(self) -> str:
@@ -54,6 +57,7 @@ class Inputs:
                 asdict(table) | {"committed_at": str(table.committed_at)} for table in self.tables
             ],
             clean_version_of_features=self.clean_version_of_features,
+            **({"overlaps": to_note(self.overlaps)} if self.overlaps else {}),
         )
 
     def table(self, name: str) -> TableFacts:
@@ -90,6 +94,7 @@ def read_inputs(pipeline: Pipeline, lake: Lake) -> Inputs:
             for snapshot in (clean, quarantine, measures, specs, features, all_predictions)
         ),
         clean_version_of_features=None if noted is None else int(noted),
+        overlaps=from_note(features_table.last_note(OVERLAPS)),
     )
 
 
