@@ -15,11 +15,11 @@ def unlike_rows(one: pa.ChunkedArray, other: pa.ChunkedArray, ulps: int = 0) -> 
     Args:
         one: A column [rows].
         other: Another one.
-        ulps: How far float32 values may lie apart, in units in the last place. NaN equals NaN.
+        ulps: How far floats may lie apart, in units in the last place. NaN equals NaN.
     """
     left, right = one.combine_chunks(), other.combine_chunks()
     if pa.types.is_floating(left.type):
-        return np.flatnonzero(_floats_differ(left, right, ulps))
+        return np.flatnonzero(apart(left, right) > ulps)
     if pa.types.is_list(left.type) and pa.types.is_floating(left.type.value_type):
         return _unlike_lists(left, right, ulps)
     pairs = zip(left.to_pylist(), right.to_pylist(), strict=True)
@@ -30,22 +30,29 @@ def _unlike_lists(left: pa.ListArray, right: pa.ListArray, ulps: int) -> Rows:
     lengths = [np.array(each.value_lengths().fill_null(-1)) for each in (left, right)]
     if (lengths[0] != lengths[1]).any():
         return np.flatnonzero(lengths[0] != lengths[1])
-    differ = _floats_differ(left.flatten(), right.flatten(), ulps)
+    differ = apart(left.flatten(), right.flatten()) > ulps
     # [values] -> [rows], by the row that each value belongs to
     return np.unique(np.repeat(np.arange(len(left)), np.maximum(lengths[0], 0))[differ])
 
 
-def _floats_differ(left: pa.Array, right: pa.Array, ulps: int) -> npt.NDArray[np.bool_]:
-    """Whether floats [values] differ."""
-    kind = np.int32 if left.type == pa.float32() else np.int64
+def apart(left: pa.Array, right: pa.Array) -> npt.NDArray[np.uint64]:
+    """How many units in the last place lie between floats of one type [values].
+
+    NaN equals NaN and null equals null; a value and none are as far apart as can be.
+    """
+    kind, top = (
+        (np.uint32, np.uint32(1 << 31))
+        if left.type == pa.float32()
+        else (np.uint64, np.uint64(1 << 63))
+    )
     nulls = [np.array(each.is_null()) for each in (left, right)]
     values = [each.fill_null(0).to_numpy(zero_copy_only=False) for each in (left, right)]
     bits = [each.view(kind) for each in values]
-    far = bits[0] != bits[1]
-    if ulps:
-        # The bits of negative floats run backwards. Only float32 is allowed to differ.
-        ordered = [np.where(b < 0, np.iinfo(np.int32).min - b, b).astype(np.int64) for b in bits]
-        far = np.abs(ordered[0] - ordered[1]) > ulps
-    same_nan = np.isnan(values[0]) & np.isnan(values[1])
-    differ: npt.NDArray[np.bool_] = (nulls[0] != nulls[1]) | (far & ~same_nan & ~nulls[0])
-    return differ
+    # In the order of the numbers: the bits of negative ones run backwards, below all others.
+    ordered = [np.where(each & top, ~each, each | top) for each in bits]
+    distance: npt.NDArray[np.uint64] = np.maximum(*ordered) - np.minimum(*ordered)
+    distance = distance.astype(np.uint64)
+    is_nan = [np.isnan(each) for each in values]
+    distance[is_nan[0] & is_nan[1]] = 0
+    distance[(nulls[0] != nulls[1]) | (is_nan[0] != is_nan[1])] = np.iinfo(np.uint64).max
+    return distance

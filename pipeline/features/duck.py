@@ -7,6 +7,7 @@ the pipeline's own rows, and what does not agree is not used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -30,6 +31,15 @@ def translated(text: str) -> str:
         return f"try({tree.sql('duckdb', unsupported_level=ErrorLevel.RAISE)})"
     except SqlglotError as error:
         raise UntranslatableError(" ".join(str(error).split())[:200]) from error
+
+
+def names_in(text: str) -> set[str]:
+    """Names that may be of columns in a Spark SQL expression; too many do no harm."""
+    try:
+        parts = (column.parts for column in parse_one(text, read="spark").find_all(exp.Column))
+        return {part.name for each in parts for part in each}
+    except SqlglotError:
+        return {*re.findall(r"\w+", text), *re.findall(r"`([^`]*)`", text)}
 
 
 def _rewritten(node: exp.Expression) -> exp.Expression:

@@ -36,6 +36,9 @@ class Local(BaseModel):
     """Derived column to DuckDB's SQL, in order."""
     rows: int
     """Rows for which both ways were compared and gave the same features."""
+    ulps: dict[str, int] = {}
+    """Derived column, a double, to how far both ways lay apart at most, in units in the last place,
+    where they did: logarithms and the like are rounded in another way."""
     engine: str
     """Such as `duckdb 2.0.1`."""
     spark_only: str | None = None
@@ -123,6 +126,12 @@ class LocalTransform:
         self._engine.register(_ROWS, rows)
         try:
             made = self._engine.sql(f"SELECT *, {listed} FROM {_ROWS}").to_arrow_table()  # noqa: S608
+        except duckdb.Error as error:
+            raise SpecError(
+                f"feature spec {self._spec.hash}",
+                f"cannot be evaluated: {' '.join(str(error).split())[:200]}",
+                "Run featurize again with this version of lakestorm, and train on it.",
+            ) from error
         finally:
             self._engine.unregister(_ROWS)
         return made.cast(self._local.schema)

@@ -3,12 +3,12 @@
 About 10,000 rows by a hash of their keys, and strange ones: of each column that features are made
 of, its least and its greatest value, and null where it occurs, each in a few rows. Derived
 columns are compared one by one, each over Spark's values of those before, so that the first that
-differs is named with a row; then the features.
+differs is named with a row: bit for bit, and doubles within `DOUBLE_ULPS`; then the features, each
+within what its kind states.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,15 +19,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import AtomicType
 
 from pipeline.errors import LakestormError
-from pipeline.features.agreement import unlike_rows
-from pipeline.features.duck import UntranslatableError, translated
+from pipeline.features.agreement import apart, unlike_rows
+from pipeline.features.duck import UntranslatableError, names_in, translated
 from pipeline.features.local import Local, LocalTransform, quoted
-from pipeline.features.prepared import prepared
+from pipeline.features.prepared import ABSENT, SPLIT, prepared
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
 from pipeline.lake.schema import from_spark
 
 SAMPLE_ROWS = 10_000
+DOUBLE_ULPS = 4
+"""How far derived doubles may lie apart: a float, which they become, has 2^29 of their units."""
 STRANGE_ROWS = 3
 _WHICH = "_which"
 _GIVEN = "_given"
@@ -47,8 +49,9 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec) -> Local:
     derive = needed_expressions(spec)
     frame = prepared(clean, spec)
     reads = {column for part in spec.parts for column in part.reads}
-    used = {*reads, *(word for text in derive.values() for word in _names_in(text))}
-    given = [name for name in frame.columns if name in used and name not in derive]
+    used = {*reads, *(word for text in derive.values() for word in names_in(text))}
+    ours = {SPLIT, ABSENT, *spec.label_columns, *derive}
+    given = [name for name in frame.columns if name in used and name not in ours]
     schema = from_spark(frame.select(*given, *derive).schema)
     expressions: dict[str, str] = {}
     for name, text in derive.items():
@@ -62,8 +65,9 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec) -> Local:
     found = by_spark.toArrow()
     held = pa.Table.from_struct_array(found[_GIVEN]).cast(schema)
     local = Local.of(schema, expressions, rows=found.num_rows)
-    reason = _difference(local, held, derive) or _features_differ(spec, local, held, found)
-    return local.model_copy(update={"spark_only": reason}) if reason else local
+    reason, ulps = _difference(local, held, derive)
+    reason = reason or _features_differ(spec, local, held, found)
+    return local.model_copy(update={"spark_only": reason, "ulps": ulps})
 
 
 def needed_expressions(spec: FeatureSpec) -> dict[str, str]:
@@ -73,13 +77,8 @@ def needed_expressions(spec: FeatureSpec) -> dict[str, str]:
     for name, text in reversed(spec.derive.items()):
         if name in needed:
             chosen[name] = text
-            needed |= _names_in(text)
+            needed |= names_in(text)
     return dict(reversed(chosen.items()))
-
-
-def _names_in(text: str) -> set[str]:
-    """Words that may be names of columns: too many do no harm."""
-    return {*re.findall(r"\w+", text), *re.findall(r"`([^`]*)`", text)}
 
 
 def _sample(clean: DataFrame, rows: int, spec: FeatureSpec, given: Sequence[str]) -> DataFrame:
@@ -121,8 +120,11 @@ def _strange(clean: DataFrame, columns: Sequence[str]) -> DataFrame:
     return rows.withColumns(changed).drop(_WHICH)
 
 
-def _difference(local: Local, held: pa.Table, derive: Mapping[str, str]) -> str | None:
-    """The first derived column that differs, with a row."""
+def _difference(
+    local: Local, held: pa.Table, derive: Mapping[str, str]
+) -> tuple[str | None, dict[str, int]]:
+    """The first derived column that differs, with a row; and how far doubles lie apart."""
+    ulps: dict[str, int] = {}
     engine = duckdb.connect(config={"enable_external_access": False})
     engine.execute("SET TimeZone = 'UTC'")
     engine.register("held", held)
@@ -134,12 +136,14 @@ def _difference(local: Local, held: pa.Table, derive: Mapping[str, str]) -> str 
         try:
             made = engine.sql(query).to_arrow_table()["made"].cast(held.schema.field(name).type)
         except (duckdb.Error, pa.ArrowException) as error:
-            return f"{where}: {' '.join(str(error).split())[:200]}"
-        unlike = unlike_rows(made, held[name])
+            return f"{where}: {' '.join(str(error).split())[:200]}", {}
+        unlike = unlike_rows(made, held[name], DOUBLE_ULPS)
         if len(unlike):
-            used = [column for column in before if column in _names_in(derive[name])]
-            return f"{where} is {_told(held, made, name, int(unlike[0]), used)}"
-    return None
+            used = [column for column in before if column in names_in(derive[name])]
+            return f"{where} is {_told(held, made, name, int(unlike[0]), used)}", {}
+        if pa.types.is_floating(made.type) and len(made):
+            ulps[name] = int(apart(made.combine_chunks(), held[name].combine_chunks()).max())
+    return None, {name: far for name, far in ulps.items() if far}
 
 
 def _features_differ(
