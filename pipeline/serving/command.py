@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import click
 import torch
 
@@ -31,5 +33,27 @@ def run(
     # One row is scored in less time than threads take to be woken.
     torch.set_num_threads(1)
     scorer = Scorer.load(model, lake, custom=custom, kinds=kinds)
-    click.echo(f"{scorer.name}@{scorer.version} at http://{host}:{port}", err=True)
-    uvicorn.run(application(scorer), host=host, port=port, log_level="warning", access_log=False)
+    # Bound before it is told, so that port 0 is told as the one that was free.
+    with _bound(host, port) as listening:
+        told = f"[{host}]" if ":" in host else host
+        number = listening.getsockname()[1]
+        click.echo(f"{scorer.name}@{scorer.version} at http://{told}:{number}", err=True)
+        config = uvicorn.Config(application(scorer), log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens there.
+
+    Raises:
+        EnvironmentFault: It cannot.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise EnvironmentFault(
+            "lakestorm serve",
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            "Choose another --port or --host.",
+        ) from error
