@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from functools import cached_property
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -70,7 +71,14 @@ class FeatureSpec(BaseModel):
     _format_1: str | None = PrivateAttr(default=None)
     """The text that it was read from, of format 1."""
 
-    @property
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values, and nothing that was computed of the old ones."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("hash", "parts_by_column", "columns"):
+            copied.__dict__.pop(name, None)
+        return copied
+
+    @cached_property
     def hash(self) -> str:
         """16 hexadecimal digits over the whole spec."""
         if self._format_1 is not None:
@@ -82,12 +90,12 @@ class FeatureSpec(BaseModel):
         """Name of the table that holds the features of this spec."""
         return f"features/{self.hash}"
 
-    @property
+    @cached_property
     def parts_by_column(self) -> Mapping[str, Fitted]:
         """Column of the table to the part that makes it."""
         return {column.name: part for part in self.parts for column in part.columns()}
 
-    @property
+    @cached_property
     def columns(self) -> tuple[FeatureColumn, ...]:
         """Columns of the table that a network is given, in the order of its inputs.
 

@@ -15,37 +15,57 @@ from pipeline.stream.layout import SequenceSpec, TensorColumn
 from pipeline.training.splits import layout_of, named_lengths
 
 
-def network_inputs(spec: FeatureSpec, features: pa.Table) -> dict[str, Tensor]:
-    """The inputs of a network.
+class NetworkInputs:
+    """Makes the inputs of a network.
 
     Args:
-        spec: What the columns mean.
-        features: `spec.columns` [rows].
-
-    Returns:
-        See `pipeline.training.networks`.
+        spec: What the columns of features mean.
     """
-    names = tensor_names(spec.columns)
-    layout = layout_of(spec, with_label=False)
-    inputs = {
-        name: torch.from_numpy(np.stack([features[c].to_numpy() for c in columns])).T
-        for name, columns in layout.matrices.items()
-    }
-    for vector in spec.columns_of(Vector):
-        flat = features[vector.name].combine_chunks().flatten().to_numpy()
-        # [rows * width] -> [rows, width]
-        inputs[names[vector.name]] = torch.from_numpy(flat.reshape(-1, vector.width).copy())
-    for image in spec.columns_of(Image):
-        stored = features[image.name].combine_chunks()
-        inputs[names[image.name]] = _decoded(image, stored, layout.tensors[names[image.name]])
-    lengths = {}
-    for sequence in spec.columns_of(Sequence):
-        name = names[sequence.name]
-        lists = features[sequence.name].combine_chunks()
-        dtype = np.dtype(np.int32 if sequence.ids else np.float32)
-        how = SequenceSpec(name, sequence.name, dtype, 0, None, sequence.width)
-        inputs[name], lengths[name] = padded(lists, how)
-    return inputs | named_lengths(lengths)
+
+    def __init__(self, spec: FeatureSpec) -> None:
+        self._names = tensor_names(spec.columns)
+        layout = layout_of(spec, with_label=False)
+        self._matrices = layout.matrices
+        self._vectors = spec.columns_of(Vector)
+        self._images = [
+            (image, layout.tensors[self._names[image.name]]) for image in spec.columns_of(Image)
+        ]
+        self._sequences = [
+            SequenceSpec(
+                self._names[column.name],
+                column.name,
+                np.dtype(np.int32 if column.ids else np.float32),
+                0,
+                None,
+                column.width,
+            )
+            for column in spec.columns_of(Sequence)
+        ]
+
+    def of(self, features: pa.Table) -> dict[str, Tensor]:
+        """The inputs, see `pipeline.training.networks`.
+
+        Args:
+            features: `spec.columns` [rows].
+        """
+        # [columns, rows] -> [rows, columns]
+        inputs = {
+            name: torch.from_numpy(np.stack([features[c].to_numpy() for c in columns])).T
+            for name, columns in self._matrices.items()
+        }
+        for vector in self._vectors:
+            flat = features[vector.name].combine_chunks().flatten().to_numpy()
+            # [rows * width] -> [rows, width]
+            rows = flat.reshape(-1, vector.width).copy()
+            inputs[self._names[vector.name]] = torch.from_numpy(rows)
+        for image, asked in self._images:
+            stored = features[image.name].combine_chunks()
+            inputs[self._names[image.name]] = _decoded(image, stored, asked)
+        lengths = {}
+        for sequence in self._sequences:
+            lists = features[sequence.column].combine_chunks()
+            inputs[sequence.name], lengths[sequence.name] = padded(lists, sequence)
+        return inputs | named_lengths(lengths)
 
 
 def _decoded(image: Image, stored: pa.Array, asked: TensorColumn) -> Tensor:

@@ -17,7 +17,7 @@ from pipeline.features.kinds import register
 from pipeline.features.local import LocalTransform
 from pipeline.lake import Lake
 from pipeline.scoring.task import predict, prediction_arrays
-from pipeline.serving.inputs import network_inputs
+from pipeline.serving.inputs import NetworkInputs
 from pipeline.serving.rows import Rows, to_arrow
 from pipeline.training.bundle import Bundle, load_bundle
 from pipeline.training.networks import folded
@@ -46,6 +46,7 @@ class Scorer:
         self.name = name
         self.version = version
         self.bundle = replace(bundle, module=folded(bundle.module))
+        self._inputs = NetworkInputs(bundle.spec)
         self._transform = LocalTransform(bundle.spec, bundle.local)
         self._alone = threading.Lock()
 
@@ -129,7 +130,7 @@ class Scorer:
 
     def predictions(self, features: pa.Table, rows: int) -> Mapping[str, Tensor]:
         """What the model says of features."""
-        return predict(self.bundle, network_inputs(self.bundle.spec, features), rows)
+        return predict(self.bundle, self._inputs.of(features), rows)
 
     def _constants(self) -> dict[str, pa.Scalar]:
         return {
