@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,8 @@ class Series(Settings):
 class Features(Settings):
     """Stage 2: `clean` to `features`."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"weight"})
+
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
     label: Label
@@ -76,6 +78,8 @@ class Features(Settings):
     """Columns known only after the moment of prediction; no feature can be made of them."""
     derive: dict[Name, str] = {}
     """New column to Spark SQL over `clean` without the leakage columns."""
+    weight: str | None = Field(default=None, min_length=1)
+    """Spark SQL, as under `derive`: how much a row counts in the training's loss, from 0 on."""
     numeric: dict[str, Numeric] = {}
     categorical: dict[str, Categorical] = {}
     cyclic: dict[str, Cyclic] = {}

@@ -9,6 +9,7 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.address import address_of
+from pipeline.config.class_weights import require_classes_known
 from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import FEATURE_SECTIONS, Features
 from pipeline.config.schedule import Schedule
@@ -16,9 +17,10 @@ from pipeline.config.score import Score
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import require_comparable, require_rules_fit
-from pipeline.config.train import LOSSES, METRICS, Train
+from pipeline.config.train import Train
 from pipeline.config.types import is_orderable
 from pipeline.settings import Name, Settings, require_known
+from pipeline.training.tasks import LOSSES, METRICS, TASKS
 
 
 class Pipeline(Settings):
@@ -144,6 +146,7 @@ class Pipeline(Settings):
         for section in FEATURE_SECTIONS:
             require_known(f"features.{section}", getattr(self.features, section), columns)
         _require_network_fits(self.features, self.train)
+        require_classes_known(self.train.class_weights, self.features.label)
         return self
 
 
@@ -191,7 +194,7 @@ def _section(given: Any, name: str) -> dict[str, Any]:
 def _require_network_fits(features: Features, train: Train) -> None:
     """The family against the task and the kinds of features; loss and metric against the task."""
     task, family = features.label.task, train.model.family
-    if family != "custom" and (family == "vae") != (task == "reconstruction"):
+    if family != "custom" and (family == "vae") != TASKS[task].rebuilds:
         raise ValueError(f"train.model.family {family} cannot learn the task {task}")
     for setting, allowed in (("loss", LOSSES[task]), ("metric", METRICS[task])):
         chosen = getattr(train, setting)

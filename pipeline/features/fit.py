@@ -24,6 +24,7 @@ from pipeline.features.spec import (
     Vocabulary,
 )
 from pipeline.features.transform import number_of, require_columns
+from pipeline.features.weight import require_weights, weight_measures
 
 QUANTILES = tuple(rank / 32 for rank in range(1, 32))
 # Sums of floats depend on the order of the partitions in their last digits; the spec must not.
@@ -41,7 +42,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         period_column: The partition of time that the table keeps.
 
     Raises:
-        SpecError: There is no row, a label is none of its task, a number has no value, or a
+        SpecError: There is no row, a label or weight is bad, a number has no value, or a
             vocabulary is too large.
     """
     images = tuple(
@@ -70,6 +71,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         )
     if measured["bad labels"]:
         raise bad_labels(features.label, measured["bad labels"])
+    require_weights(features.weight, measured)
     return FeatureSpec(
         pipeline=pipeline,
         keys=features.keys,
@@ -78,6 +80,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         splits=features.splits,
         leakage=features.leakage,
         derive=dict(features.derive),
+        weight=features.weight,
         numbers=tuple(_number(c, how, measured) for c, how in features.numeric.items()),
         circles=tuple(Circle(column=c, period=how.period) for c, how in features.cyclic.items()),
         categories=tuple(_vocabulary(column, counted) for column in features.categorical),
@@ -92,6 +95,7 @@ def _one_pass(train: DataFrame, features: Features) -> tuple[dict[str, Any], lis
     measures = [
         F.count(F.lit(1)).alias("rows"),
         F.count_if(is_bad_label(features.label)).alias("bad labels"),
+        *weight_measures(features.weight),
     ]
     for column, how in features.numeric.items():
         measures += _measures(column, how)

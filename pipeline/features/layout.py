@@ -30,6 +30,7 @@ def writer_options(spec: FeatureSpec, described: Features) -> Mapping[str, str]:
     """
     dense = (
         *spec.label_columns,
+        *spec.weight_columns,
         *spec.numeric_columns,
         *spec.categorical_columns,
         *spec.image_columns,

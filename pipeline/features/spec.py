@@ -7,12 +7,19 @@ another hash. Training, scoring and every later row use the same one.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from pipeline.config import Label, Splits
 from pipeline.errors import SpecError
+from pipeline.features.weight import WEIGHT
 from pipeline.lake import fingerprint
 
 MISSING_ID = 0
@@ -110,12 +117,22 @@ class FeatureSpec(Part):
     splits: Splits
     leakage: tuple[str, ...]
     derive: dict[str, str]
+    weight: str | None = None
+    """Spark SQL of a row's weight in the training's loss. A dump without one leaves it out: specs
+    that were fitted before there were weights keep their hash."""
     numbers: tuple[StandardNumber | QuantileNumber | PlainNumber, ...]
     circles: tuple[Circle, ...]
     categories: tuple[Vocabulary, ...]
     images: tuple[Picture, ...] = ()
     tokens: tuple[HashedText, ...] = ()
     series: tuple[NumberSeries, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_no_weight(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        if self.weight is None:
+            dumped.pop("weight", None)
+        return dumped
 
     @property
     def hash(self) -> str:
@@ -196,6 +213,11 @@ class FeatureSpec(Part):
     def label_columns(self) -> tuple[str, ...]:
         """Columns of the table that hold the label: all of them null, or none."""
         return self.label.columns
+
+    @property
+    def weight_columns(self) -> tuple[str, ...]:
+        """The column of the table that holds the rows' weights, if there are any."""
+        return () if self.weight is None else (WEIGHT,)
 
     @property
     def label_column(self) -> str:

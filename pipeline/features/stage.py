@@ -27,6 +27,7 @@ from pipeline.features.prepared import (
 )
 from pipeline.features.spec import FeatureSpec, Picture
 from pipeline.features.transform import features
+from pipeline.features.weight import BAD_WEIGHTS, bad_weights, is_bad_weight
 from pipeline.lake import (
     COUNTS,
     ROWS_PER_ROW_GROUP,
@@ -165,6 +166,7 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
     measures = [
         F.count(F.lit(1)).alias("rows"),
         F.count_if(is_bad_label(spec.label)).alias("bad labels"),
+        *(F.count_if(is_bad_weight()).alias(BAD_WEIGHTS) for _ in spec.weight_columns),
         *(F.count_if(_is_bad_image(p)).alias(f"bad images {p.column}") for p in spec.images),
     ]
     splits = (TRAIN, VALIDATION, TEST, UNLABELLED, REST)
@@ -207,6 +209,8 @@ def _require_sound(
         )
     if counts.get("bad labels"):
         raise bad_labels(spec.label, counts["bad labels"])
+    if counts.get(BAD_WEIGHTS):
+        raise bad_weights(spec.weight, counts[BAD_WEIGHTS])
     for picture in spec.images:
         if bad := counts.get(f"bad images {picture.column}"):
             raise _bad_images(picture, bad, written)

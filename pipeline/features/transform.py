@@ -52,9 +52,9 @@ def features(frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True) 
         with_missing: Whether to tell what was missing; tables of older versions do not.
 
     Returns:
-        Keys, the label's columns, `float` columns (`spec.numeric_columns`), `int` columns
-        (`spec.categorical_columns`), images, arrays of tokens and of numbers, `bigint` columns
-        (`spec.missing_columns`), split and period.
+        Keys, the label's columns, the weight if there is one, `float` columns
+        (`spec.numeric_columns`), `int` columns (`spec.categorical_columns`), images, arrays of
+        tokens and of numbers, `bigint` columns (`spec.missing_columns`), split and period.
 
     Raises:
         SpecError: The frame lacks a column that the spec needs, or has another type of it.
@@ -90,6 +90,7 @@ def features(frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True) 
     return frame.select(
         *spec.keys,
         *spec.label_columns,
+        *spec.weight_columns,
         *(column.alias(name) for name, column in named),
         SPLIT,
         spec.period_column,
