@@ -130,14 +130,15 @@ class Job:
     def read(cls, path: Path) -> Self:
         """The job that `write` put there."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        weights = content["class_weights"]
         return cls(
             pipeline=Pipeline.model_validate(content["pipeline"]),
             lake=Lake(content["lake"], Storage.model_validate(content["storage"])),
             spec=FeatureSpec.from_json(json.dumps(content["spec"])),
             features_version=content["features_version"],
             run_id=content["run_id"],
-            class_weights=None if weights is None else tuple(weights),
+            class_weights=tuple(content["class_weights"])
+            if content["class_weights"] is not None
+            else None,
         )
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from sklearn.utils.class_weight import compute_class_weight
 
-from pipeline.config import Pipeline
-from pipeline.errors import TrainingError
+from pipeline.config import Pipeline, load_pipeline
+from pipeline.errors import ConfigError, TrainingError
 from pipeline.lake import Lake
 from pipeline.training.class_weights import balanced, class_weights_of
 from pipeline.training.job import Job
@@ -109,3 +110,45 @@ def test_weights_that_cannot_be_are_refused(
 def test_a_task_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValueError, match=r"no task 'regresion', only binary, .*mean regression\?"):
         described(None, {"task": "regresion", "expression": "id"})
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("balanced", "balanced"),
+        ("{0: 1, 1: 4.5}", {"0": 1.0, "1": 4.5}),
+        ("{false: 1, true: 4.5}", {"false": 1.0, "true": 4.5}),
+        ("{true: 2}", {"true": 2.0}),
+    ],
+)
+def test_a_file_may_name_classes_as_numbers_or_truths(
+    tmp_path: Path, written: str, expected: Any
+) -> None:
+    file = tmp_path / "small.yaml"
+    given = described(None).model_dump(mode="json", exclude_defaults=True)
+    given["train"].pop("class_weights", None)
+    text = yaml.safe_dump(given, sort_keys=False)
+    file.write_text(text.replace("\ntrain:\n", f"\ntrain:\n  class_weights: {written}\n"))
+    assert load_pipeline(file).train.class_weights == expected
+
+
+def test_a_file_that_is_wrong_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "small.yaml"
+    given = described(None).model_dump(mode="json", exclude_defaults=True)
+    for section, key, value, told in (
+        ("train", "class_weights", {"2": 1}, r"there is no class '2', only 0, false, 1, true"),
+        ("train", "class_weights", {"1": "x"}, r"class_weights: .*the weight of class '1' is 'x'"),
+        ("features", "weight", "", r"features\.weight"),
+    ):
+        wrong = {**given, section: {**given[section], key: value}}
+        file.write_text(yaml.safe_dump(wrong, sort_keys=False))
+        with pytest.raises(ConfigError, match=told):
+            load_pipeline(file)
+    label = {"task": "regresion", "expression": "id"}
+    wrong = {**given, "features": {**given["features"], "label": label}}
+    file.write_text(yaml.safe_dump(wrong, sort_keys=False))
+    told = (
+        r"features\.label\.task: .*no task 'regresion', only binary, multiclass, multilabel, regr"
+    )
+    with pytest.raises(ConfigError, match=told):
+        load_pipeline(file)

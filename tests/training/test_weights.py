@@ -19,10 +19,11 @@ from pipeline.config import Mlp
 from pipeline.errors import TrainingError
 from pipeline.lake import Lake
 from pipeline.stream import Stream
-from pipeline.training import causes
+from pipeline.training import causes, stage
 from pipeline.training.job import Job
 from pipeline.training.loop import Fitted, fit, fitted_of
 from pipeline.training.objective import Objective
+from pipeline.training.registry import Registry
 from pipeline.training.splits import Rows, evaluation_stream, layout_of
 from pipeline.training.worker import checkpoints_of
 from tests.training import examples
@@ -207,6 +208,22 @@ def test_a_weighted_run_that_is_interrupted_ends_bit_for_bit_as_one_left_alone(
         with pytest.raises(Interrupted):
             trained(files, folder, class_weights=(1.0, 3.0), after=steps)
     assert same(trained(files, folder, class_weights=(1.0, 3.0)), expected)
+
+
+def test_a_weighted_training_ends_in_a_model_like_any_other(lake: Lake) -> None:
+    examples.write_features(lake, WEIGHTED, {"train": 700, "validation": 200, "test": 100})
+    pipeline = examples.pipeline(lake, class_weights="balanced", epochs=6)
+    done = stage.train(pipeline, lake, WEIGHTED, features_for=lambda _: pytest.fail("not needed"))
+    assert done.metrics is not None
+    assert done.metrics["test"]["rows"] == 100
+    assert done.metrics["test"]["auroc"] > 0.8
+    bundle, _ = Registry(lake, "small").load(str(done.version))
+    assert bundle.spec == WEIGHTED
+    assert bundle.reference is not None
+    assert bundle.reference.inputs.rows == 700
+    assert "class_weights" not in bundle.facts.to_dict()
+    again = stage.train(pipeline, lake, WEIGHTED, features_for=lambda _: pytest.fail("not needed"))
+    assert again.unchanged
 
 
 @pytest.mark.long
