@@ -9,7 +9,7 @@ reached, `pipeline` is the whole, and `reading` loads it.
 from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features
-from pipeline.config.label import Label, Task
+from pipeline.config.label import Label, TaskName
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.reading import load_pipeline
@@ -37,7 +37,8 @@ from pipeline.config.table_rules import (
     RowCount,
     TableRule,
 )
-from pipeline.config.train import LOSSES, METRICS, Train
+from pipeline.config.train import Train
+from pipeline.training.tasks import LOSSES, METRICS
 
 __all__ = [
     "LOSSES",
@@ -81,7 +82,7 @@ __all__ = [
     "Storage",
     "StratifiedSplits",
     "TableRule",
-    "Task",
+    "TaskName",
     "Thresholds",
     "TimeSplits",
     "Train",

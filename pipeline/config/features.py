@@ -18,7 +18,7 @@ from pipeline.settings import Name, Positive, Settings, is_pattern
 class Described(Settings):
     """Stage 2: `clean` to `features`, without the sections of the kinds."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"kinds", "entities"})
+    added: ClassVar[frozenset[str]] = frozenset({"kinds", "entities", "weight"})
 
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
@@ -31,6 +31,8 @@ class Described(Settings):
     """Columns known only after the moment of prediction; no feature can be made of them."""
     derive: dict[Name, str] = {}
     """New column to Spark SQL over `clean` without the leakage columns."""
+    weight: str | None = Field(default=None, min_length=1)
+    """Spark SQL, as under `derive`: how much a row counts in the training's loss, from 0 on."""
     kinds: str | None = None
     """Module with kinds of features of the user's own, see docs/extending.md."""
     rows_per_row_group: Positive = 8_192

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import difflib
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from pipeline.settings import Name, Settings
+from pipeline.training.tasks import TASKS, Task
 
-Task = Literal["binary", "multiclass", "multilabel", "regression", "reconstruction"]
+
+def _known(name: str) -> str:
+    if name not in TASKS:
+        close = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"there is no task {name!r}, only {', '.join(TASKS)}{hint}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_known)]
+"""A key of `TASKS`."""
 
 
 class Label(Settings):
     """What is predicted."""
 
-    task: Task = "binary"
+    task: TaskName = "binary"
     """`binary`: true or false. `multiclass`: one of `classes`. `multilabel`: each of `expressions`,
     true or false. `regression`: a number. `reconstruction`: the features themselves, no label."""
     name: Name = "label"
@@ -29,29 +41,27 @@ class Label(Settings):
 
     @model_validator(mode="after")
     def _fits_the_task(self) -> Self:
-        wanted = {
-            "expression": self.task in ("binary", "multiclass", "regression"),
-            "classes": self.task == "multiclass",
-            "expressions": self.task == "multilabel",
-        }
-        for setting, needed in wanted.items():
+        for setting in dict.fromkeys(asked for task in TASKS.values() for asked in task.asks):
+            needed = setting in self.definition.asks
             if bool(getattr(self, setting)) != needed:
                 raise ValueError(
                     f"{setting} {'is missing for' if needed else 'says nothing to'} the task "
                     f"{self.task}"
                 )
-        if self.task == "multiclass" and len({*self.classes}) < max(2, len(self.classes)):
-            raise ValueError(f"classes: {list(self.classes)} are not at least two different ones")
+        self.definition.require_label(self)
         return self
+
+    @property
+    def definition(self) -> Task:
+        """All that is particular to the task."""
+        return TASKS[self.task]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of `features` that hold the label: none, one, or one for each expression."""
-        if self.task == "reconstruction":
-            return ()
-        return tuple(f"{self.name}_{key}" for key in self.expressions) or (self.name,)
+        return self.definition.columns(self)
 
     @property
     def outputs(self) -> int:
         """Numbers that a network predicts for a row; 0 where it predicts its own features."""
-        return len(self.classes) or len(self.columns)
+        return self.definition.outputs(self)

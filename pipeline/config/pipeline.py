@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from pipeline.address import address_of
+from pipeline.config.class_weights import require_classes_known
 from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import Features, with_own_kinds
 from pipeline.config.schedule import Schedule
@@ -18,9 +19,10 @@ from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
 from pipeline.config.splits import require_splits_fit
 from pipeline.config.storage import Storage
 from pipeline.config.table_rules import require_comparable, require_rules_fit
-from pipeline.config.train import LOSSES, METRICS, Train
+from pipeline.config.train import Train
 from pipeline.config.types import is_orderable
 from pipeline.settings import Name, Settings, require_known
+from pipeline.training.tasks import LOSSES, METRICS, TASKS
 
 
 class Pipeline(Settings):
@@ -159,6 +161,7 @@ class Pipeline(Settings):
         for kind, name, how in self.features.asked():
             require_known(f"features.{kind.name}", how.reads(name), columns)
         _require_network_fits(self.features, self.train)
+        require_classes_known(self.train.class_weights, self.features.label)
         return self
 
 
@@ -206,7 +209,7 @@ def _section(given: Any, name: str) -> dict[str, Any]:
 def _require_network_fits(features: Features, train: Train) -> None:
     """The family against the task and the kinds of features; loss and metric against the task."""
     task, family = features.label.task, train.model.family
-    if family != "custom" and (family == "vae") != (task == "reconstruction"):
+    if family != "custom" and (family == "vae") != TASKS[task].rebuilds:
         raise ValueError(f"train.model.family {family} cannot learn the task {task}")
     for setting, allowed in (("loss", LOSSES[task]), ("metric", METRICS[task])):
         chosen = getattr(train, setting)

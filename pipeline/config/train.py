@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.config.label import Task
+from pipeline.config.class_weights import ClassWeights
 from pipeline.config.networks import Mlp, Model
 from pipeline.settings import Fraction, Positive, Settings
-
-METRICS: dict[Task, tuple[str, ...]] = {
-    "binary": ("auroc", "log_loss", "accuracy"),
-    "multiclass": ("accuracy", "log_loss", "f1"),
-    "multilabel": ("auroc", "log_loss", "accuracy"),
-    "regression": ("rmse", "mae", "r2"),
-    "reconstruction": ("loss", "reconstruction", "kl"),
-}
-"""Metrics of each task; the first decides which model is better, unless another is chosen."""
-
-LOSSES: dict[Task, tuple[str, ...]] = {
-    "binary": ("bce",),
-    "multiclass": ("cross_entropy",),
-    "multilabel": ("bce",),
-    "regression": ("mse", "mae", "huber"),
-    "reconstruction": ("bce", "mse"),
-}
-"""Losses of each task; the first is the default."""
 
 
 class Train(Settings):
     """Stage 3: `features` to checkpoints and a registered model."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"class_weights"})
+
     model: Model = Mlp()
-    loss: Literal["bce", "cross_entropy", "mse", "mae", "huber"] | None = None
+    loss: str | None = None
     """By default the first of the task's: see `LOSSES`."""
+    class_weights: ClassWeights = None
+    """What the rows of each class count in the loss: class to weight, 1 where none is named; or
+    `balanced`, all train rows over the number of classes times the rows of the class."""
     metric: str | None = None
     """What decides which epoch and which model is better; by default the first of `METRICS`."""
     epochs: Positive = 10

@@ -9,14 +9,19 @@ from pyspark.sql import DataFrame, SparkSession
 from pipeline.config import Pipeline
 from pipeline.errors import LeakageError, SpecError
 from pipeline.expressions import Checked, checked
+from pipeline.features.weight import SETTING, WEIGHT, weight_value
 from pipeline.lake import Snapshot
 from pipeline.lake.schema import to_spark
 
 
 def with_derived(
-    frame: DataFrame, derive: Mapping[str, str], leakage: Sequence[str], hidden: Sequence[str]
+    frame: DataFrame,
+    derive: Mapping[str, str],
+    leakage: Sequence[str],
+    hidden: Sequence[str],
+    weight: str | None = None,
 ) -> DataFrame:
-    """Adds the derived columns and takes the leakage columns away.
+    """Adds the derived columns and the weight, and takes the leakage columns away.
 
     The expressions see a frame without the leakage columns, and each other's results: whatever a
     feature is made of, it cannot follow from them.
@@ -26,6 +31,7 @@ def with_derived(
         derive: New column to Spark SQL, in order.
         leakage: Columns known only after the moment of prediction.
         hidden: Columns that are no business of any expression.
+        weight: Spark SQL of the column `WEIGHT`, over the derived columns, too; None for none.
 
     Raises:
         LeakageError: An expression uses a leakage column.
@@ -37,6 +43,9 @@ def with_derived(
             raise SpecError(where, "is a column of clean already", "Choose another name.")
         derived = _without_leakage(frame.drop(*hidden), text, where, leakage)
         frame = frame.withColumn(name, derived.column)
+    if weight is not None:
+        found = _without_leakage(frame.drop(*hidden), weight, SETTING, leakage)
+        frame = frame.withColumn(WEIGHT, weight_value(found, weight))
     return frame.drop(*leakage)
 
 

@@ -15,6 +15,7 @@ from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.splits import no_train_rows
 from pipeline.features.transform import require_columns
+from pipeline.features.weight import require_weights, weight_measures
 
 ROWS, BAD_LABELS = "rows", "bad labels"
 MAXIMUM_WORDS = 100_000
@@ -33,7 +34,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         period_column: The partition of time that the table keeps.
 
     Raises:
-        SpecError: There is no row, a label is none of its task, a number has no value, or a
+        SpecError: There is no row, a label or weight is bad, a number has no value, or a
             vocabulary is too large.
     """
     asked = features.asked()
@@ -43,6 +44,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         raise no_train_rows(features.splits)
     if measured[BAD_LABELS]:
         raise bad_labels(features.label, measured[BAD_LABELS])
+    require_weights(features.weight, measured)
     return FeatureSpec(
         pipeline=pipeline,
         keys=features.keys,
@@ -51,6 +53,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         splits=features.splits,
         leakage=features.leakage,
         derive=dict(features.derive),
+        weight=features.weight,
         parts=tuple(
             how.fitted(name, _measured_of(place, kind, name, measured, counted))
             for place, (kind, name, how) in enumerate(asked)
@@ -81,6 +84,7 @@ def _one_pass(
     measures = [
         F.count(F.lit(1)).alias(ROWS),
         F.count_if(is_bad_label(features.label)).alias(BAD_LABELS),
+        *weight_measures(features.weight),
         *(
             measure.alias(_prefix(place) + key)
             for place, (_, name, how) in enumerate(asked)

@@ -30,6 +30,7 @@ def writer_options(spec: FeatureSpec, described: Features) -> Mapping[str, str]:
     """
     dense = (
         *spec.label_columns,
+        *spec.weight_columns,
         *spec.missing_columns,
         # Spark's name for the values of an array, in Parquet's schema.
         *(f"{c.name}.list.element" if c.is_list else c.name for c in spec.columns),

@@ -13,6 +13,7 @@ from pipeline.errors import SpecError
 from pipeline.features.derive import with_derived
 from pipeline.features.label import absence, label_values
 from pipeline.features.splits import REST, TEST, TRAIN, UNLABELLED, VALIDATION, split_of
+from pipeline.features.weight import WEIGHT
 
 __all__ = [
     "ABSENT",
@@ -55,6 +56,10 @@ class Preparation(Protocol):
     def derive(self) -> Mapping[str, str]:
         """New column to Spark SQL."""
 
+    @property
+    def weight(self) -> str | None:
+        """Spark SQL of a row's weight; None where all rows count the same."""
+
 
 def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
     """All that features may be made of, with label and split.
@@ -64,9 +69,9 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
         how: Label, splits, leakage and derived columns.
 
     Returns:
-        The columns of `clean` less the leakage, the derived ones, `ABSENT` (why there is no label,
-        or null), `SPLIT` (train, validation, test, unlabelled or rest) and the label's columns:
-        `int` for classes, else `float`.
+        The columns of `clean` less the leakage, the derived ones, `WEIGHT` if rows have weights,
+        `ABSENT` (why there is no label, or null), `SPLIT` (train, validation, test, unlabelled or
+        rest) and the label's columns: `int` for classes, else `float`.
 
     Raises:
         SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
@@ -77,8 +82,8 @@ def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
     labelled = clean.withColumns({hidden[name]: value for name, value in labels.items()})
     absent = absence(clean, how.label, [F.col(name) for name in hidden.values()])
     labelled = labelled.withColumn(ABSENT, absent)
-    frame = with_derived(labelled, how.derive, how.leakage, (*hidden.values(), ABSENT))
-    known = frame.drop(*hidden.values(), ABSENT)
+    frame = with_derived(labelled, how.derive, how.leakage, (*hidden.values(), ABSENT), how.weight)
+    known = frame.drop(*hidden.values(), ABSENT, WEIGHT)
     for name in (*labels, SPLIT):
         if name in known.columns:
             setting = "features.label.name" if name in labels else "a split's name"

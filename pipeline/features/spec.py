@@ -18,13 +18,16 @@ from pydantic import (
     PlainValidator,
     PrivateAttr,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationError,
+    model_serializer,
 )
 
 from pipeline.config import Label, SpecSplits
 from pipeline.errors import SpecError
 from pipeline.features.format_1 import FormatOne
 from pipeline.features.kinds import FeatureColumn, Fitted, Id, Number, kinds
+from pipeline.features.weight import WEIGHT
 from pipeline.lake import fingerprint
 
 Form = TypeVar("Form", bound=FeatureColumn)
@@ -65,11 +68,20 @@ class FeatureSpec(BaseModel):
     splits: SpecSplits
     leakage: tuple[str, ...]
     derive: dict[str, str]
+    weight: str | None = None
+    """Spark SQL of a row's weight in the training's loss."""
     parts: tuple[Part, ...]
     """The fitted features, in the order of a network's inputs."""
 
     _format_1: str | None = PrivateAttr(default=None)
     """The text that it was read from, of format 1."""
+
+    @model_serializer(mode="wrap")
+    def _without_no_weight(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        dumped: dict[str, Any] = dump(self)
+        if self.weight is None:
+            dumped.pop("weight", None)
+        return dumped
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values, and nothing that was computed of the old ones."""
@@ -153,6 +165,11 @@ class FeatureSpec(BaseModel):
     def label_columns(self) -> tuple[str, ...]:
         """Columns of the table that hold the label: all of them null, or none."""
         return self.label.columns
+
+    @property
+    def weight_columns(self) -> tuple[str, ...]:
+        """The column of the table that holds the rows' weights, if there are any."""
+        return () if self.weight is None else (WEIGHT,)
 
     @property
     def label_column(self) -> str:

@@ -39,6 +39,7 @@ from pipeline.features.proof import proven
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.strata import with_fitted_strata
 from pipeline.features.transform import features
+from pipeline.features.weight import BAD_WEIGHTS, bad_weights, is_bad_weight
 from pipeline.lake import (
     COUNTS,
     ROWS_PER_ROW_GROUP,
@@ -202,6 +203,7 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
     measures = [
         F.count(F.lit(1)).alias("rows"),
         F.count_if(is_bad_label(spec.label)).alias("bad labels"),
+        *(F.count_if(is_bad_weight()).alias(BAD_WEIGHTS) for _ in spec.weight_columns),
         *(F.count_if(bad).alias(_bad_rows_of(part)) for part, bad in _checks(spec)),
     ]
     splits = (TRAIN, VALIDATION, TEST, UNLABELLED, REST)
@@ -246,6 +248,8 @@ def _require_sound(
         )
     if counts.get("bad labels"):
         raise bad_labels(spec.label, counts["bad labels"])
+    if counts.get(BAD_WEIGHTS):
+        raise bad_weights(spec.weight, counts[BAD_WEIGHTS])
     for part, _ in _checks(spec):
         if bad := counts.get(_bad_rows_of(part)):
             raise part.bad_rows(bad, written)

@@ -31,8 +31,8 @@ def features(
         beside: Columns of the frame to pass on.
 
     Returns:
-        Keys, the label's columns, `spec.columns`, `bigint` columns (`spec.missing_columns`), split
-        and period.
+        Keys, the label's columns, the weight if there is one, `spec.columns`, `bigint` columns
+        (`spec.missing_columns`), split and period.
 
     Raises:
         SpecError: The frame lacks a column that the spec needs, or has another type of it.
@@ -46,6 +46,7 @@ def features(
     return frame.select(
         *spec.keys,
         *spec.label_columns,
+        *spec.weight_columns,
         *(made[name] for name in spec.feature_columns),
         *(_missing_bits(spec) if with_missing else ()),
         SPLIT,

@@ -16,7 +16,6 @@ from pipeline.training.reference import Reference
 
 Kind = Literal["input", "score"]
 Verdict = Literal["ok", "warn", "fail", "few rows"]
-CLASS = "class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +82,7 @@ def measured(
     Returns:
         All inputs in the order of the model's, then all scores.
     """
-    found = [*_inputs(spec, reference.inputs, inputs), *_scores(reference.scores, scores)]
+    found = [*_inputs(spec, reference.inputs, inputs), *_scores(spec, reference.scores, scores)]
     return [judged(each, settings) for each in found]
 
 
@@ -161,9 +160,11 @@ def _inputs(spec: FeatureSpec, training: Histograms, scored: Histograms) -> Iter
         )
 
 
-def _scores(training: Histograms, scored: Histograms) -> Iterator[Measurement]:
+def _scores(spec: FeatureSpec, training: Histograms, scored: Histograms) -> Iterator[Measurement]:
+    counted = spec.label.definition.counted(spec.label.classes, spec.label_columns)
+    classes = {name for each in counted if each.classes for name in each.names}
     for name, bins in scored.bins.items():
-        index = psi_of_categories if name == CLASS else psi_of_values
+        index = psi_of_categories if name in classes else psi_of_values
         psi = index(training.bins[name], bins)
         yield Measurement(feature=name, kind="score", rows=scored.rows, psi=psi)
 

@@ -23,6 +23,7 @@ import torch
 from pyspark import TaskContext
 from torch import Tensor
 
+from pipeline.config import TaskName
 from pipeline.errors import ScoringError
 from pipeline.features.kinds import register
 from pipeline.features.spec import FeatureSpec
@@ -43,6 +44,7 @@ from pipeline.training.histograms import Histograms, Tally, input_columns, score
 from pipeline.training.networks import folded, weights_device, weights_type
 from pipeline.training.objective import objective_of
 from pipeline.training.splits import Rows, cast, evaluation_rows, layout_of, named_lengths
+from pipeline.training.tasks import TASKS
 
 CONSTANTS = ("spec_hash", "source_version", "scored_at")
 """Columns that are the same in all rows of a run."""
@@ -230,7 +232,7 @@ def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str
         rows: How many.
 
     Returns:
-        What `Objective.predictions` has, each [rows] or [rows, several], on the CPU.
+        What `Task.predictions` has, each [rows] or [rows, several], on the CPU.
     """
     objective = objective_of(bundle)
     dtype, device = weights_type(bundle.module), weights_device(bundle.module)
@@ -250,21 +252,14 @@ def predict(bundle: Bundle, inputs: Mapping[str, Tensor], rows: int) -> dict[str
 def prediction_arrays(bundle: Bundle, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
     """What a model says as columns of `predictions`."""
     return {
-        name: _column(outputs[name], bundle.facts.classes if name == "class" else None)
-        for name in prediction_columns(bundle.facts.task)
+        name: _column(outputs[name], bundle.facts.classes if pa.types.is_string(kind) else None)
+        for name, kind in prediction_columns(bundle.facts.task).items()
     }
 
 
-def prediction_columns(task: str) -> dict[str, pa.DataType]:
+def prediction_columns(task: TaskName) -> dict[str, pa.DataType]:
     """Columns of `predictions` that hold what a model of that task says; others differ not."""
-    several = pa.list_(pa.float32())
-    return {
-        "binary": {"score": pa.float32()},
-        "regression": {"score": pa.float32()},
-        "multiclass": {"score": pa.float32(), "class": pa.string(), "probabilities": several},
-        "multilabel": {"probabilities": several},
-        "reconstruction": {"score": pa.float32(), "latent": several},
-    }[task]
+    return TASKS[task].prediction_columns()
 
 
 def _column(values: Tensor, classes: Sequence[str] | None) -> pa.Array:

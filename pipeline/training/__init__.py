@@ -9,8 +9,10 @@ The modules:
     guard.py       a request to stop, and a watch over progress
     ranks.py       the processes that train together, and how they agree
     networks/      families of networks, built from an architecture
-    objective.py   loss, evidence and predictions of each task
-    metrics.py     metrics of each task, exact over a split and all ranks
+    tasks/         what is learned: a module a task, with its label, losses, metrics, words
+    objective.py   a task with the loss, the metric and the weights that were chosen
+    class_weights.py  what the rows of each class count in the loss
+    metrics.py     a task's metrics, exact over a split and all ranks
     optimiser.py   optimisers by name
     schedule.py    the learning rate over the steps
     splits.py      a split of the features as batches on a device, by the stream

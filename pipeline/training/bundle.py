@@ -29,7 +29,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from pipeline.config import LOSSES, METRICS, Task
+from pipeline.config import TaskName
 from pipeline.errors import LakestormError, ModelError
 from pipeline.features.local import Local
 from pipeline.features.spec import FeatureSpec
@@ -37,6 +37,7 @@ from pipeline.training.histograms import Outputs
 from pipeline.training.networks import Architecture, build
 from pipeline.training.networks.export import EXPORT_DIGEST_FILE, EXPORT_FILE
 from pipeline.training.reference import Reference
+from pipeline.training.tasks import TASKS
 
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, 4)
@@ -57,9 +58,9 @@ class Facts:
     features_table: str
     """Table of the lake that it was trained on, in split `train` of `features_version`."""
     features_version: int
-    task: Task
+    task: TaskName
     loss: str
-    """What it was trained to make small, see `pipeline.config.LOSSES`."""
+    """What it was trained to make small, see `pipeline.training.tasks`."""
     classes: tuple[str, ...]
     """For `multiclass`: what its outputs stand for."""
     labels: tuple[str, ...]
@@ -89,9 +90,9 @@ class Facts:
         wrong += [] if type(values.get("features_version")) is int else ["features_version"]
         wrong += [] if isinstance(values.get("architecture"), dict) else ["architecture"]
         wrong += sorted(set(values) - {"architecture", "features_version", *_TEXTS, *lists})
-        if not wrong and values["task"] not in METRICS:
+        if not wrong and values["task"] not in TASKS:
             wrong = ["task"]
-        elif not wrong and values["loss"] not in LOSSES[values["task"]]:
+        elif not wrong and values["loss"] not in TASKS[values["task"]].losses:
             wrong = ["loss"]
         if wrong:
             raise ModelError(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.config import Task
+from pipeline.config import TaskName
 from pipeline.features.kinds import (
     CATEGORICAL,
     NUMERIC,
@@ -32,6 +32,7 @@ from pipeline.features.kinds import (
     tensor_names,
 )
 from pipeline.features.spec import BITS_PER_COLUMN, FeatureSpec
+from pipeline.training.tasks import TASKS
 
 FEATURE_BITS = 12
 """Three of the mantissa: bins of an eighth of the power of two that they lie in."""
@@ -41,7 +42,7 @@ _FLOAT_BITS = 32
 _CHUNK_BITS = 12
 """Of what was missing, bits that are counted together, by their combinations: one pass for 12."""
 
-Outputs: TypeAlias = tuple[Task, Listed[str], Listed[str]]
+Outputs: TypeAlias = tuple[TaskName, Listed[str], Listed[str]]
 """What a model says: its task, its classes and its labels' columns."""
 
 
@@ -112,14 +113,14 @@ def input_columns(spec: FeatureSpec) -> list[Columns]:
     return [each for each in columns if each.names]
 
 
-def score_columns(task: Task, classes: Listed[str], labels: Listed[str]) -> list[Columns]:
-    """What is counted of a model's predictions: by label, or score and perhaps class."""
-    if task == "multilabel":
-        return [Columns.of_floats("probabilities", tuple(labels), SCORE_BITS)]
-    columns = [Columns.of_floats("score", ("score",), SCORE_BITS)]
-    if task == "multiclass":
-        columns.append(Columns(tensor="class", names=("class",), sizes=(len(classes),)))
-    return columns
+def score_columns(task: TaskName, classes: Listed[str], labels: Listed[str]) -> list[Columns]:
+    """What is counted of a model's predictions."""
+    return [
+        Columns(tensor=each.tensor, names=each.names, sizes=(each.classes,) * len(each.names))
+        if each.classes
+        else Columns.of_floats(each.tensor, each.names, SCORE_BITS)
+        for each in TASKS[task].counted(classes, labels)
+    ]
 
 
 class Tally:

@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.features.prepared import TEST, TRAIN, VALIDATION
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake, Snapshot, fingerprint
+from pipeline.training.class_weights import class_weights_of
 from pipeline.training.networks import Architecture, architecture_of
 from pipeline.training.objective import Objective
 from pipeline.training.splits import shapes_of
@@ -49,6 +50,8 @@ class Job:
     features_version: int
     run_id: str = ""
     """MLflow's, once it is open."""
+    class_weights: tuple[float, ...] | None = None
+    """Of each class, none where all count the same; None until `weighing` has looked."""
 
     @cached_property
     def features(self) -> Snapshot:
@@ -75,10 +78,9 @@ class Job:
 
     @property
     def objective(self) -> Objective:
-        """Loss and metric."""
-        settings = self.pipeline.train
-        latent = getattr(settings.model, "latent", 0)
-        return Objective.of(self.spec.label.task, settings.loss, settings.metric, latent)
+        """Loss, metric and weights of classes."""
+        settings, weights = self.pipeline.train, self.class_weights or ()
+        return Objective.of(self.spec.label.task, settings.loss, settings.metric, weights)
 
     @property
     def architecture(self) -> Architecture:
@@ -95,6 +97,18 @@ class Job:
         """The job with MLflow's id of its run."""
         return replace(self, run_id=run_id)
 
+    def weighing(self) -> Job:
+        """The job with the weights of the classes; the train split's labels are read but once.
+
+        Raises:
+            TrainingError: They are to be balanced, and a class has no row.
+        """
+        if self.class_weights is not None:
+            return self
+        setting = self.pipeline.train.class_weights
+        weights = class_weights_of(setting, self.spec.label, self.split(TRAIN))
+        return replace(self, class_weights=weights)
+
     def write(self) -> Path:
         """Puts the job into its folder, where the workers read it; returns the file."""
         path = self.folder / _FILE
@@ -105,6 +119,7 @@ class Job:
             "spec": json.loads(self.spec.to_json()),
             "features_version": self.features_version,
             "run_id": self.run_id,
+            "class_weights": self.class_weights,
         }
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(content), encoding="utf-8")
@@ -121,6 +136,9 @@ class Job:
             spec=FeatureSpec.from_json(json.dumps(content["spec"])),
             features_version=content["features_version"],
             run_id=content["run_id"],
+            class_weights=tuple(content["class_weights"])
+            if content["class_weights"] is not None
+            else None,
         )
 
 

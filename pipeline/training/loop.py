@@ -79,7 +79,8 @@ class Position:
     """Of this epoch."""
     loss_sum: float = 0.0
     """Of this epoch's rows so far."""
-    loss_rows: int = 0
+    loss_rows: float = 0
+    """How many these rows are; or what they weigh together, where they have weights."""
     history: list[EpochRecord] = field(default_factory=list)
 
     @property
@@ -235,15 +236,15 @@ class _Run:
         progress.begin_epoch(here.epoch, self._stream.steps_per_epoch, here.steps_in_epoch)
         then = here.epoch + 1 if here.epoch + 1 < self._settings.epochs else None
         for batch in progress.waiting(self._stream.epoch(here.epoch, then=then)):
-            loss_sum, due = self._step(batch)
+            loss_sum, weight, due = self._step(batch)
             here.step += 1
             here.steps_in_epoch += 1
             if math.isfinite(loss_sum):
                 here.loss_sum += loss_sum
-                here.loss_rows += batch.global_rows
+                here.loss_rows += weight
             else:
                 here.steps_skipped += 1
-            progress.step(batch.global_rows, loss_sum / batch.global_rows)
+            progress.step(batch.global_rows, loss_sum / weight if weight else 0.0)
             self._watch.progress()
             if due.stop:
                 self._stop(self._stream.state_dict())
@@ -272,10 +273,13 @@ class _Run:
                 "for values in its features that are not finite.",
             )
         if not here.loss_rows:
+            skipped = here.steps_skipped > 0
             raise TrainingError(
                 f"epoch {here.epoch + 1}",
-                f"the loss was no number in any of its {here.steps_in_epoch} steps",
-                _NAN_REMEDY,
+                f"the loss was no number in any of its {here.steps_in_epoch} steps"
+                if skipped
+                else "all its rows weigh 0",
+                _NAN_REMEDY if skipped else "Let features.weight be above 0 for some train rows.",
             )
         record = EpochRecord(
             epoch=here.epoch,
@@ -334,30 +338,49 @@ class _Run:
             find_unused_parameters=True,
         )
 
-    def _step(self, batch: Batch) -> tuple[float, _Due]:
-        """One step: the loss summed over the rows of all ranks, and what all ranks do next."""
+    def _step(self, batch: Batch) -> tuple[float, float, _Due]:
+        """One step.
+
+        Returns:
+            The loss summed over the rows of all ranks, what these rows weigh, and what all ranks do
+            next.
+        """
         self._optimiser.zero_grad(set_to_none=True)
         rows = rows_of(batch, self._ranks.device, weights_type(self.module))
-        own = self._backward(rows, batch.global_rows)
+        weight = self._weight(rows, batch.global_rows)
+        own = self._backward(rows, weight)
         total, *asked = self._ranks.sum([own, *self._asked()])
-        if math.isfinite(total):
+        if math.isfinite(total) and weight:  # rows that weigh nothing must not move a weight
             if self._settings.clip_norm is not None:
                 clip_grad_norm_(self.module.parameters(), self._settings.clip_norm)
             self._optimiser.step()
             self._schedule.step()
-        else:
+        elif weight:
             self._refuse_nan(batch, own, total)
-        return total, _Due(*(wish > 0 for wish in asked))
+        return total, weight, _Due(*(wish > 0 for wish in asked))
 
-    def _backward(self, rows: Rows, global_rows: int) -> float:
-        """Adds up the gradients of the global batch's mean loss; returns this rank's sum."""
+    def _weight(self, rows: Rows, global_rows: int) -> float:
+        """What the rows of the global batch weigh together: without weights, how many they are."""
+        weights = self._setting.objective.weights(rows)
+        if weights is None:
+            return global_rows
+        return self._ranks.sum([weights.double().sum().item()])[0]
+
+    def _backward(self, rows: Rows, weight: float) -> float:
+        """Adds up the gradients of the global batch's mean loss; returns this rank's sum.
+
+        Args:
+            rows: This rank's.
+            weight: Of the rows of all ranks.
+        """
         pieces = rows.pieces(self._settings.accumulate)
         total = 0.0
         for place, piece in enumerate(pieces):
             with self._exchanging(is_last=place == len(pieces) - 1), self._autocast():
                 loss_sum = self._setting.objective.loss_sum(self._network(piece.inputs), piece)
                 # DDP takes the mean over the ranks: this makes it the mean over all their rows.
-                (loss_sum * (self._ranks.world_size / global_rows)).backward()  # type: ignore[no-untyped-call]
+                scale = self._ranks.world_size / weight if weight else 0.0
+                (loss_sum * scale).backward()  # type: ignore[no-untyped-call]
             total += loss_sum.item()
         return total
 

@@ -1,123 +1,106 @@
-"""What a network is trained for: its loss, its evidence for the metrics, and what it predicts."""
+"""What a network is trained for: its task, with a loss, a metric and weights of the classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pipeline.config import LOSSES, METRICS, Task
+from pipeline.config import TaskName
 from pipeline.training.bundle import Bundle
-from pipeline.training.metrics import evidence
 from pipeline.training.networks import Vae, rebuilt_from
 from pipeline.training.splits import Rows
-
-RowLoss = Callable[[Tensor, Tensor], Tensor]
+from pipeline.training.tasks import LOSSES, METRICS, TASKS, Task
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The task of a pipeline, with the loss and the metric that were chosen for it."""
+    """The task of a pipeline, with what was chosen for it."""
 
-    task: Task
+    task: TaskName
     loss: str
-    """One of `pipeline.config.LOSSES[task]`."""
+    """One of the task's `losses`."""
     metric: str
-    """One of `pipeline.config.METRICS[task]`: decides which epoch and which model is better."""
-    latent: int = 0
-    """For `reconstruction`: numbers that each row is described by."""
+    """One of the task's `metrics`: decides which epoch and which model is better."""
+    class_weights: tuple[float, ...] = ()
+    """What the rows of each class count in the loss; none where all count the same."""
 
     @classmethod
-    def of(cls, task: Task, loss: str | None, metric: str | None, latent: int = 0) -> Objective:
+    def of(
+        cls,
+        task: TaskName,
+        loss: str | None,
+        metric: str | None,
+        class_weights: tuple[float, ...] = (),
+    ) -> Objective:
         """The task with what was chosen, or its defaults."""
         return cls(
             task=task,
             loss=loss or LOSSES[task][0],
             metric=metric or METRICS[task][0],
-            latent=latent,
+            class_weights=class_weights,
         )
 
+    def weights(self, rows: Rows) -> Tensor | None:
+        """What each row counts in the loss: its own weight times its class's.
+
+        Returns:
+            Float32 [rows]; None where all rows count the same.
+        """
+        if not self.class_weights or rows.labels is None:
+            return rows.weights
+        classes = torch.tensor(self.class_weights, device=rows.labels.device)
+        by_class = classes[rows.labels.long()]
+        return by_class if rows.weights is None else by_class * rows.weights
+
     def loss_sum(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """The loss summed over rows, a scalar; 0 with zero gradients where there is no row.
+        """The sum over rows of weight times loss; 0 with zero gradients where there is no row.
 
         Args:
             outputs: Float [rows, outputs] of the network.
-            rows: What the outputs were computed from, with the labels.
+            rows: What the outputs were computed from, with labels and weights.
+
+        Returns:
+            A scalar.
         """
-        if rows.labels is None:
-            return self._rebuilding(outputs, rows).sum()
-        if self.task == "multiclass":
-            return functional.cross_entropy(outputs, rows.labels.long(), reduction="sum")
-        # [rows] or [rows, labels] -> [rows, outputs]
-        labels = rows.labels.to(outputs.dtype).reshape(outputs.shape)
-        return _ELEMENTWISE[self.loss](outputs, labels).sum() / max(1, outputs.shape[1])
+        loss = self._definition.losses[self.loss]
+        return loss(outputs, self._target(rows, outputs.dtype), self.weights(rows))
 
     def evidence(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """What the metrics need of each row, float64 [rows, k]."""
-        if rows.labels is None:
-            return evidence(self.task, self._rebuilding(outputs.double(), rows), None)
-        return evidence(self.task, outputs, rows.labels)
+        """What the metrics need of each row, float64 [rows, k]; weights are not looked at."""
+        exact = outputs.detach().double()
+        return self._definition.evidence(self.loss, exact, self._target(rows, exact.dtype))
 
     def predictions(self, outputs: Tensor, rows: Rows) -> dict[str, Tensor]:
-        """What is told of each row, by name.
+        """What is told of each row, by name, see `Task.predictions`.
 
         Args:
             outputs: Float [rows, outputs] of the network in evaluation mode.
             rows: What they were computed from; labels are not looked at.
-
-        Returns:
-            `score` float [rows]: the probability of class 1, of the predicted class, the value, or
-            the anomaly score (nats the network would need for the row); `class` int64 [rows] for
-            `multiclass`; `probabilities` [rows, outputs] for `multiclass` and `multilabel`;
-            `latent` [rows, latent] for `reconstruction`.
         """
-        if self.task == "binary":
-            return {"score": torch.sigmoid(outputs[:, 0])}
-        if self.task == "regression":
-            return {"score": outputs[:, 0]}
-        if self.task == "multilabel":
-            return {"probabilities": torch.sigmoid(outputs)}
-        if self.task == "multiclass":
-            probabilities = torch.softmax(outputs, dim=1)
-            score, best = probabilities.max(dim=1)
-            return {"score": score, "class": best, "probabilities": probabilities}
-        return {
-            "score": self._rebuilding(outputs, rows).sum(1),
-            "latent": Vae.parts(outputs, self.latent).mean,
-        }
+        task = self._definition
+        target = rebuilt_from(rows.inputs, outputs.dtype) if task.rebuilds else None
+        return task.predictions(self.loss, outputs, target)
 
-    def _rebuilding(self, outputs: Tensor, rows: Rows) -> Tensor:
-        """The two losses of an autoencoder, float [rows, 2]: reconstruction and KL, in nats.
+    @property
+    def _definition(self) -> Task:
+        return TASKS[self.task]
 
-        Source: Kingma and Welling, https://arxiv.org/abs/1312.6114, appendix B.
-        """
-        parts = Vae.parts(outputs, self.latent)
-        target = rebuilt_from(rows.inputs, outputs.dtype)
-        reconstruction = _ELEMENTWISE[self.loss](parts.rebuilt, target).sum(1)
-        spread = parts.log_variance
-        kl = -0.5 * (1 + spread - parts.mean.square() - spread.exp()).sum(1)
-        return torch.stack([reconstruction, kl], dim=1)
+    def _target(self, rows: Rows, dtype: torch.dtype) -> Tensor:
+        """The labels, or what is rebuilt."""
+        if self._definition.rebuilds:
+            return rebuilt_from(rows.inputs, dtype)
+        if rows.labels is None:
+            raise TypeError(f"rows of the task {self.task} have labels where they are learned from")
+        return rows.labels
 
 
 def objective_of(bundle: Bundle) -> Objective:
     """What a finished model was trained for, with the task's usual metric."""
-    facts = bundle.facts
-    latent = getattr(facts.architecture.settings, "latent", 0)
-    return Objective.of(facts.task, facts.loss, None, latent)
-
-
-_ELEMENTWISE: dict[str, RowLoss] = {
-    "bce": lambda out, label: functional.binary_cross_entropy_with_logits(
-        out, label, reduction="none"
-    ),
-    "mse": lambda out, label: functional.mse_loss(out, label, reduction="none"),
-    "mae": lambda out, label: functional.l1_loss(out, label, reduction="none"),
-    "huber": lambda out, label: functional.huber_loss(out, label, reduction="none"),
-}
+    return Objective.of(bundle.facts.task, bundle.facts.loss, None)
 
 
 @contextmanager

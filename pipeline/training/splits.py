@@ -40,6 +40,8 @@ class Rows:
     """What a network is given, see `pipeline.training.networks`."""
     labels: Tensor | None
     """float32 [rows] of 0 and 1 or of values, int32 [rows] of classes, float32 [rows, labels]."""
+    weights: Tensor | None = None
+    """float32 [rows], what each row counts in the loss; None where all count the same."""
     rows: int
 
     def to(self, device: torch.device) -> Rows:
@@ -47,6 +49,7 @@ class Rows:
         return Rows(
             inputs={name: tensor.to(device) for name, tensor in self.inputs.items()},
             labels=None if self.labels is None else self.labels.to(device),
+            weights=None if self.weights is None else self.weights.to(device),
             rows=self.rows,
         )
 
@@ -59,6 +62,7 @@ class Rows:
             Rows(
                 inputs={name: tensor[begin : begin + size] for name, tensor in self.inputs.items()},
                 labels=None if self.labels is None else self.labels[begin : begin + size],
+                weights=None if self.weights is None else self.weights[begin : begin + size],
                 rows=min(size, self.rows - begin),
             )
             for begin in range(0, self.rows, size)
@@ -88,17 +92,23 @@ def _input(column: FeatureColumn) -> Input:
 
 
 def layout_of(
-    spec: FeatureSpec, *, with_label: bool = True, missing: Iterable[str] = ()
+    spec: FeatureSpec,
+    *,
+    with_label: bool = True,
+    with_weight: bool = False,
+    missing: Iterable[str] = (),
 ) -> BatchLayout:
     """What a network of this spec asks of the stream.
 
     Args:
         spec: What the columns mean.
         with_label: Whether the label comes along; scoring asks for none.
+        with_weight: Whether rows' weights come along, if there are any; only training asks.
         missing: Those of `spec.missing_columns` that come along, as tensors of the same name.
     """
     labels = spec.label_columns if with_label else ()
-    several = spec.label.task == "multilabel"
+    several = spec.label.definition.label_is_matrix
+    weights = spec.weight_columns if with_weight else ()
     names = tensor_names(spec.columns)
     matrices = {
         NUMERIC: spec.numeric_columns,
@@ -109,6 +119,7 @@ def layout_of(
         matrices={name: columns for name, columns in matrices.items() if columns},
         scalars={
             **({"label": labels[0]} if labels and not several else {}),
+            **dict(zip(("weight",), weights, strict=False)),
             **{name: name for name in missing},
         },
         tensors={
@@ -144,9 +155,9 @@ def rows_of(batch: Batch, device: torch.device, dtype: torch.dtype = torch.float
         dtype: Of the network's weights; float inputs are cast to it.
     """
     tensors = dict(batch.tensors)
-    labels = tensors.pop("label", None)
+    labels, weights = tensors.pop("label", None), tensors.pop("weight", None)
     tensors |= named_lengths(batch.lengths)
-    rows = Rows(inputs=tensors, labels=labels, rows=batch.rows).to(device)
+    rows = Rows(inputs=tensors, labels=labels, weights=weights, rows=batch.rows).to(device)
     return replace(rows, inputs=cast(rows.inputs, dtype))
 
 

@@ -102,7 +102,7 @@ def _train_and_register(
         if registered is None:
             with _tracked(job, registry) as run_id:
                 if not registry.is_uploaded(run_id):
-                    run_job(job.of_run(run_id), spark)
+                    run_job(job.weighing().of_run(run_id), spark)
                     _upload(job, fitted_of(checkpoints), registry, run_id)
                 registered = registry.register(run_id)
         if registered.decision is None:

@@ -68,6 +68,7 @@ def train_rank(job: Job, ranks: Ranks, progress: ProgressReport | None = None) -
                 "has no rows",
                 f"Choose features.splits.{split} so that rows with a label meet it.",
             )
+    job = job.weighing()
     settings, seed = job.pipeline.train, job.pipeline.seed
     # Only the first rank imports MLflow, which takes seconds.
     logs = ranks.is_first and bool(job.run_id)
@@ -106,7 +107,7 @@ def _train_stream(job: Job, ranks: Ranks) -> Stream:
     settings = job.pipeline.train
     return Stream(
         job.split(TRAIN).uris(),
-        layout_of(job.spec),
+        layout_of(job.spec, with_weight=True),
         rows_per_batch=settings.rows_per_batch,
         seed=job.pipeline.seed,
         rank=ranks.rank,

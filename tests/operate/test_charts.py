@@ -17,7 +17,7 @@ from pipeline.operate.report.charts import (
     nice_ticks,
 )
 from pipeline.operate.report.scores import Group
-from pipeline.operate.report.wording import WORDINGS
+from pipeline.training.tasks import TASKS
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False)
 
@@ -66,7 +66,7 @@ def test_labels_do_not_run_into_each_other() -> None:
 
 
 def test_charts_of_nothing_are_empty() -> None:
-    truth = WORDINGS["binary"].truth
+    truth = TASKS["binary"].words.truth
     assert truth is not None
     assert calibration_chart("t", [], truth, mean_score="x").empty
     assert line_chart("t", "x", [], {"s": []}).empty
@@ -74,7 +74,7 @@ def test_charts_of_nothing_are_empty() -> None:
 
 
 def test_predicted_numbers_below_zero_are_drawn_in_the_plot_and_on_the_diagonal() -> None:
-    truth = WORDINGS["regression"].truth
+    truth = TASKS["regression"].words.truth
     assert truth is not None
     groups = [
         Group(name="", rows=9, labelled=9, mean_score=at, predicted=at, observed=at, loss=math.nan)

@@ -19,7 +19,6 @@ from pipeline.operate.report.inputs import Inputs
 from pipeline.operate.report.page import Measured
 from pipeline.operate.report.scores import Group
 from pipeline.operate.report.stage import report
-from pipeline.operate.report.wording import WORDINGS
 from pipeline.operate.summary import summary_tables
 from pipeline.outcome import Outcome
 from tests.operate.examples import HOSTILE, SPEC, Small, bands, psi
@@ -176,7 +175,7 @@ def test_the_page_shows_what_the_task_has_and_leaves_out_the_rest(case: Case) ->
             assert all(heading in case.shown for heading in headings)
         else:
             assert headings[0] not in case.shown
-    assert f"PSI of the {WORDINGS[case.example.spec.label.task].score} by period" in case.shown
+    assert f"PSI of the {case.example.spec.label.definition.words.score} by period" in case.shown
     assert "3 epochs, of which number 2 was kept, the one with the best validation" in case.shown
     links = [value for name, value in read.attributes if name == "href"]
     ids = {f"#{value}" for name, value in read.attributes if name == "id"}

@@ -91,6 +91,8 @@ def rows(first_id: int, count: int, of: FeatureSpec, seed: int = 0, noise: float
         other = generator.integers(0, of.cardinalities[position], count).astype(np.int32)
         columns[name] = category if position == 0 else other
     columns["late"] = late.astype(np.float32)
+    for name in of.weight_columns:
+        columns[name] = generator.exponential(size=count).astype(np.float32)
     return pa.table(columns)
 
 

@@ -118,5 +118,5 @@ def test_each_task_has_its_scores_counted() -> None:
         "multilabel": ["late_a", "late_b"],
     }
     for task, expected in names.items():
-        columns = score_columns(task, ("x", "y"), ("late_a", "late_b"))  # type: ignore[arg-type]
+        columns = score_columns(task, ("x", "y"), ("late_a", "late_b"))
         assert [name for each in columns for name in each.names] == expected

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from pipeline.config import Task
-from pipeline.training.metrics import Meter, evidence, is_better
+from pipeline.config import TaskName
+from pipeline.training.metrics import Meter, is_better
+from pipeline.training.tasks import TASKS
 
 # Few values, so that ties are frequent; large ones, which float32 probabilities would tie.
 predictions = st.lists(
@@ -38,9 +39,9 @@ def test_metrics_are_exact_however_rows_are_batched(
     logits, labels = [row[0] for row in rows], [row[1] for row in rows]
     meter = Meter("binary")
     for start in range(0, len(rows), size):
-        outputs = torch.tensor(logits[start : start + size]).reshape(-1, 1)
+        outputs = torch.tensor(logits[start : start + size], dtype=torch.float64).reshape(-1, 1)
         truth = torch.tensor(labels[start : start + size], dtype=torch.float32)
-        meter.update(evidence("binary", outputs, truth))
+        meter.update(TASKS["binary"].evidence("bce", outputs, truth))
     metrics = meter.compute()
     signs = np.where(labels, -1.0, 1.0)
     assert metrics.rows == len(rows)
@@ -72,11 +73,12 @@ def test_metrics_of_every_task_are_scikit_learns(rows: int, size: int, seed: int
     flags = (random.random((rows, CLASSES)) < 0.5).astype(np.float32)
     values = random.normal(size=rows).astype(np.float32)
 
-    def measured(task: Task, outputs: Any, labels: Any) -> Mapping[str, float]:
+    def measured(task: TaskName, outputs: Any, labels: Any) -> Mapping[str, float]:
         meter = Meter(task)
         for start in range(0, rows, size):
             part = slice(start, start + size)
-            meter.update(evidence(task, torch.tensor(outputs[part]), torch.tensor(labels[part])))
+            own, truth = torch.tensor(outputs[part]).double(), torch.tensor(labels[part])
+            meter.update(TASKS[task].evidence("", own, truth))
         assert meter.compute().rows == rows
         return meter.compute().values
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pipeline.config import Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.errors import ConfigError, ModelError
-from pipeline.training import networks
 from pipeline.training.networks import (
     Architecture,
     Shapes,
@@ -23,6 +22,7 @@ from pipeline.training.networks import (
     rebuilt_from,
 )
 from pipeline.training.networks.dense import embedding_width
+from pipeline.training.tasks.reconstruction import coded
 
 DENSE = Shapes(numeric=3, cardinalities=(5, 9))
 IMAGE = Shapes(image=(12, 10))
@@ -187,9 +187,9 @@ def test_an_autoencoder_samples_only_when_it_is_asked_to() -> None:
     assert torch.equal(module(inputs), module(inputs))
     module.sampling = True
     assert not torch.equal(module(inputs), module(inputs))
-    parts = networks.Vae.parts(module(inputs), 2)
-    assert [part.shape[1] for part in parts] == [120, 2, 2]
     target = rebuilt_from(inputs, torch.float32)
+    parts = coded(module(inputs), target.shape[1])
+    assert [part.shape[1] for part in parts] == [120, 2, 2]
     assert torch.equal(target, inputs["image"].reshape(4, 120).float() / 255)
 
 
@@ -280,8 +280,8 @@ def loss_of(described: Architecture, outputs: Tensor, inputs: dict[str, Tensor])
     if not isinstance(described.settings, Vae):
         labels = (torch.arange(len(outputs)) < len(outputs) // 2).to(outputs.dtype)
         return nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], labels)
-    rebuilt = networks.Vae.parts(outputs, described.settings.latent).rebuilt
-    return nn.functional.mse_loss(rebuilt, rebuilt_from(inputs, rebuilt.dtype))
+    target = rebuilt_from(inputs, outputs.dtype)
+    return nn.functional.mse_loss(coded(outputs, target.shape[1]).rebuilt, target)
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if EVERY[name][0] != Mlp(hidden=())])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import LOSSES, Task
+from pipeline.config import LOSSES, TaskName
 from pipeline.training.objective import Objective
 from pipeline.training.splits import Rows
 
@@ -46,7 +46,7 @@ TARGET = PIXELS.reshape(5, 6) / 255
 CODED = np.concatenate([REBUILT, MEAN, LOG_VARIANCE], axis=1)
 HUBER = np.where(np.abs(ERRORS) < 1, ERRORS**2 / 2, np.abs(ERRORS) - 0.5)
 
-CASES: list[tuple[Task, str, Any, Any, float]] = [
+CASES: list[tuple[TaskName, str, Any, Any, float]] = [
     ("binary", "bce", OUT[:, :1], FLAGS[:, 0], bce(OUT[:, 0], FLAGS[:, 0]).sum()),
     (
         "multiclass",
@@ -66,9 +66,9 @@ CASES: list[tuple[Task, str, Any, Any, float]] = [
 
 @pytest.mark.parametrize(("task", "loss", "outputs", "labels", "expected"), CASES)
 def test_the_loss_is_numpys_sum_over_rows(
-    task: Task, loss: str, outputs: Any, labels: Any, expected: float
+    task: TaskName, loss: str, outputs: Any, labels: Any, expected: float
 ) -> None:
-    objective = Objective.of(task, loss, None, LATENT)
+    objective = Objective.of(task, loss, None)
     out = torch.tensor(outputs, requires_grad=True)
     assert objective.loss_sum(out, rows(labels)).item() == pytest.approx(expected)
     nothing = objective.loss_sum(out[:0], rows(labels, 0))
@@ -85,8 +85,8 @@ def test_every_loss_of_every_task_is_among_the_cases() -> None:
 
 
 def test_predictions_are_numpys() -> None:
-    def told(task: Task, outputs: Any) -> dict[str, Any]:
-        objective = Objective.of(task, None, None, LATENT)
+    def told(task: TaskName, outputs: Any) -> dict[str, Any]:
+        objective = Objective.of(task, None, None)
         found = objective.predictions(torch.tensor(outputs), rows(None))
         return {name: values.numpy() for name, values in found.items()}
 

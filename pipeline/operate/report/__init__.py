@@ -11,7 +11,7 @@ The modules:
     classes.py     right and wrong by class
     spread.py      quantiles of an anomaly score
     drift.py       drift of the features, aggregated on Spark
-    wording.py     what the page calls things, by task
+    wording.py     what the page calls metrics
     figures.py     numbers as people read them
     charts.py      coordinates of the charts
     findings.py    what deserves a look, in sentences

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from pipeline.operate.report.figures import figure
 from pipeline.operate.report.scores import Group
-from pipeline.operate.report.wording import Truth
+from pipeline.training.tasks import Truth
 
 WIDTH, HEIGHT = 520.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 508.0, 14.0, 212.0

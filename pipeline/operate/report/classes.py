@@ -11,7 +11,8 @@ from pyspark.sql import functions as F
 from pipeline.features.prepared import TEST
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Snapshot
-from pipeline.operate.report.truth import class_name, joined
+from pipeline.operate.report.truth import joined
+from pipeline.training.tasks.multiclass import class_name
 
 MOST_CLASSES = 20
 """Of a table with a column for each: with more, a class only tells its right and wrong rows."""
@@ -68,7 +69,7 @@ def confusion_cells(rows: DataFrame, spec: FeatureSpec) -> DataFrame:
     predicted = F.col("class")
     if len(spec.label.classes) > MOST_CLASSES:
         # Else a thousand classes would send a million cells.
-        predicted = F.when(predicted == class_name(spec), predicted)
+        predicted = F.when(predicted == class_name(spec.label), predicted)
     known = rows.where(F.col("label0").isNotNull())
-    by = known.groupBy(class_name(spec).alias("observed"), predicted.alias("predicted"))
+    by = known.groupBy(class_name(spec.label).alias("observed"), predicted.alias("predicted"))
     return by.agg(F.count(F.lit(1)).alias("rows"))

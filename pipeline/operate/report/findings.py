@@ -10,7 +10,7 @@ from pipeline.operate.report.bins import LARGE, MODERATE
 from pipeline.operate.report.drift import FeatureDrift
 from pipeline.operate.report.inputs import Inputs
 from pipeline.operate.report.scores import Scores
-from pipeline.operate.report.wording import WORDINGS
+from pipeline.training.tasks import TASKS
 
 NAMES_SHOWN = 6
 LARGE_OVERLAP = 0.1
@@ -80,7 +80,7 @@ def _overlaps(inputs: Inputs) -> list[Finding]:
 
 def _scores(inputs: Inputs, scores: Scores) -> list[Finding]:
     found: list[Finding] = []
-    told = WORDINGS[inputs.model.task].scores
+    told = TASKS[inputs.model.task].words.scores
     for level, low, high in _LEVELS:
         names = [p.group.name for p in scores.after_training if low <= p.psi < high]
         if names:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
-from pipeline.config import METRICS, Pipeline, Task
+from pipeline.config import METRICS, Pipeline, TaskName
 from pipeline.errors import ModelError
 from pipeline.features.catalogue import spec_of_hash
 from pipeline.features.spec import FeatureSpec
@@ -40,7 +40,7 @@ class TrainedModel:
     spec_hash: str
     features_table: str
     features_version: int
-    task: Task
+    task: TaskName
     metric: str
     """Decides which epoch is the best."""
     decision: str

@@ -22,7 +22,8 @@ from pipeline.operate.report.inputs import Inputs
 from pipeline.operate.report.model import TrainedModel
 from pipeline.operate.report.scores import TENTHS, Scores
 from pipeline.operate.report.spread import SHARES, Spread
-from pipeline.operate.report.wording import WORDINGS, Truth, Wording, metric_name
+from pipeline.operate.report.wording import metric_name
+from pipeline.training.tasks import TASKS, Truth, Wording
 
 NO_PERIOD = "(none)"
 
@@ -35,9 +36,9 @@ class Measured:
     drift: tuple[FeatureDrift, ...]
     """Empty where no feature is a number or a category."""
     classes: Confusion | None = None
-    """For `multiclass`."""
+    """Where the task has the part `classes`."""
     spread: Spread | None = None
-    """For `reconstruction`."""
+    """Where it has the part `spread`."""
 
 
 def render(inputs: Inputs, measured: Measured, mark: str, written_at: datetime) -> str:
@@ -50,7 +51,7 @@ def render(inputs: Inputs, measured: Measured, mark: str, written_at: datetime) 
         written_at: Time of writing; nothing else on the page depends on when it is made.
     """
     template = _environment().get_template("page.html.j2")
-    scores, spec, words = measured.scores, inputs.spec, WORDINGS[inputs.model.task]
+    scores, spec, words = measured.scores, inputs.spec, TASKS[inputs.model.task].words
     return template.render(
         inputs=inputs,
         model=inputs.model,
@@ -129,7 +130,7 @@ class Tile:
 
 
 def _tiles(inputs: Inputs, scores: Scores) -> list[Tile]:
-    model, words, quality = inputs.model, WORDINGS[inputs.model.task], inputs.quality
+    model, words, quality = inputs.model, TASKS[inputs.model.task].words, inputs.quality
     test = model.metrics.get(TEST, {})
     named = dict.fromkeys((model.metric, *METRICS[model.task][:2]))
     tiles = [
@@ -157,7 +158,7 @@ def _training_charts(model: TrainedModel) -> dict[str, Chart]:
     labels = [str(epoch.number) for epoch in model.epochs]
     best = model.best
     marked = None if best is None else (model.epochs.index(best), f"kept: epoch {best.number}")
-    twin = WORDINGS[model.task].loss_metric
+    twin = TASKS[model.task].words.loss_metric
 
     def curve(name: str) -> list[float]:
         return [epoch.validation[name] for epoch in model.epochs]

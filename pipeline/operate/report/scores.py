@@ -11,7 +11,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from pipeline.config import Task
+from pipeline.config import TaskName
 from pipeline.errors import CountError
 from pipeline.features.prepared import TEST
 from pipeline.features.spec import FeatureSpec
@@ -23,7 +23,8 @@ from pipeline.operate.report.bins import (
     sampled,
     with_bands,
 )
-from pipeline.operate.report.truth import ALONE, joined, paired, score_of
+from pipeline.operate.report.truth import ALONE, joined, paired
+from pipeline.training.tasks import TASKS
 
 TENTHS = 10
 
@@ -173,10 +174,10 @@ def aggregated(frame: DataFrame, edges: Sequence[float], tenth: Column) -> DataF
     )
 
 
-def _tenth(task: Task, deciles: Sequence[float]) -> Column:
+def _tenth(task: TaskName, deciles: Sequence[float]) -> Column:
     """In which of ten groups a pair is judged: by its probability, or its place in training."""
-    predicted = F.col("predicted")
-    if task in ("regression", "reconstruction"):
+    predicted, truth = F.col("predicted"), TASKS[task].words.truth
+    if truth is None or not truth.share:
         reached = ((predicted >= decile).cast("int") for decile in deciles)
         return reduce(Column.__add__, reached, F.lit(0))
     return F.least(F.floor(predicted * TENTHS), F.lit(TENTHS - 1)).cast("int")
@@ -209,7 +210,7 @@ def summarised(cells: Sequence[Cell], train_periods: Collection[str]) -> Scores:
 
 def _training_quantiles(train: DataFrame, rows: int, spec: FeatureSpec) -> Sequence[float]:
     """The 19 inner quantiles of the training periods' scores; none without rows."""
-    score = quantiles(score_of(spec.label.task))
+    score = quantiles(spec.label.definition.score())
     found = sampled(train, spec.keys, rows).agg(score).first()
     return (found[0] if found else None) or ()
 

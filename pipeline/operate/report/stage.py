@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -24,6 +26,9 @@ from pipeline.outcome import Outcome
 FOLDER = "reports"
 ALGORITHM = 3
 """To be raised when the same inputs would give other figures or charts."""
+
+_PARTS: Mapping[str, Callable[..., Any]] = {"classes": measure_classes, "spread": measure_spread}
+"""What a task may ask for by `report_parts`: a field of `Measured` to what measures it."""
 
 
 def report(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> Outcome:
@@ -68,13 +73,11 @@ def _measured(spark: SparkSession, inputs: Inputs, pipeline: Pipeline) -> Measur
     spec, features = inputs.spec, inputs.features
     train_periods = features.select(split={TRAIN}).partitions(spec.period_column)
     tables = (spark, inputs.predictions, features, spec)
-    task = spec.label.task
     try:
         return Measured(
             scores=measure_scores(*tables, train_periods),
             drift=measure_drift(spark, features, spec, pipeline.is_sensitive_feature),
-            classes=measure_classes(*tables) if task == "multiclass" else None,
-            spread=measure_spread(*tables) if task == "reconstruction" else None,
+            **{name: _PARTS[name](*tables) for name in spec.label.definition.report_parts},
         )
     except (Py4JJavaError, PySparkException) as error:
         raise LakeError(

@@ -197,7 +197,7 @@ def architecture_of(model: Model, shapes: Shapes, outputs: int) -> Architecture:
     Args:
         model: Section `train.model`.
         shapes: What a row looks like.
-        outputs: Numbers to predict; an autoencoder gives more, see `Vae.parts`.
+        outputs: Numbers to predict; an autoencoder gives more, see `Vae.forward`.
 
     Raises:
         ModelError: The settings do not fit the shapes.

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.training.networks.architecture import Shapes, rebuilt_width
 from pipeline.training.networks.dense import dense_layers, scaled, weights_type
-
-
-class Parts(NamedTuple):
-    """What an autoencoder's outputs are made of."""
-
-    rebuilt: Tensor
-    """[rows, width]: logits for the loss `bce`, values for `mse`."""
-    mean: Tensor
-    """[rows, latent]."""
-    log_variance: Tensor
-    """[rows, latent]."""
 
 
 class Vae(nn.Module):
@@ -46,19 +33,17 @@ class Vae(nn.Module):
         )
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Maps the inputs to what `parts` takes apart, float [rows, width + 2 latent]."""
+        """Maps the inputs to what `tasks.reconstruction.coded` takes apart.
+
+        Returns:
+            Float [rows, width + 2 latent].
+        """
         target = rebuilt_from(inputs, weights_type(self))
         mean, log_variance = self.encoder(target).split(self.latent, dim=1)
         latent = mean
         if self.training or self.sampling:
             latent = mean + torch.exp(log_variance / 2) * torch.randn_like(mean)
         return torch.cat([self.decoder(latent), mean, log_variance], dim=1)
-
-    @staticmethod
-    def parts(outputs: Tensor, latent: int) -> Parts:
-        """Takes outputs [rows, width + 2 latent] apart."""
-        width = outputs.shape[1] - 2 * latent
-        return Parts(*torch.split(outputs, [width, latent, latent], dim=1))
 
 
 def rebuilt_from(inputs: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
