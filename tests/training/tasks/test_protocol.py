@@ -192,7 +192,7 @@ LIGHT = """
 import sys
 import {first}
 import {second}
-print([name for name in ("torch", "torchmetrics", "pyspark", "pyarrow") if name in sys.modules])
+print([name for name in ("torch", "torchmetrics", "mlflow") if name in sys.modules])
 """
 
 
