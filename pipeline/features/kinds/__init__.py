@@ -24,6 +24,7 @@ is stored names kinds by their names only; which code that is, the YAML decides.
 
     kind.py     the base classes     columns.py  forms of columns     scales.py  scales of numbers
     values.py   values of `clean` as numbers and texts                lists.py   Arrow's lists
+    recordings.py  samples of recordings                              mels.py    log-mel frames
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import importlib
 from collections.abc import Iterable, Mapping
 
 from pipeline.errors import ConfigError
-from pipeline.features.kinds import categorical, cyclic, images, numeric, series, tokens
+from pipeline.features.kinds import audio, categorical, cyclic, images, numeric, series, tokens
 from pipeline.features.kinds.columns import (
     CATEGORICAL,
     FIRST_ID,
@@ -50,7 +51,7 @@ from pipeline.features.kinds.columns import (
 )
 from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
 
-_MODULES = (numeric, cyclic, categorical, images, tokens, series)
+_MODULES = (numeric, cyclic, categorical, images, tokens, series, audio)
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
 
