@@ -37,7 +37,7 @@ def tone(seed: int, count: int, bits: int = 16) -> list[int]:
 
 
 def log_mels(
-    samples: list[float], rate: int, frame: int, hop: int, bands: int, longest: int
+    samples: list[float], rate: int, *, frame: int, hop: int, bands: int, longest: int
 ) -> list[list[float]]:
     """The formula as it stands in the docs, by sums over complex exponentials."""
     samples = samples + [0.0] * (frame - len(samples))
@@ -45,7 +45,7 @@ def log_mels(
     while points < frame:
         points *= 2
     window = [math.sin(math.pi * n / frame) ** 2 for n in range(frame)]
-    frames = []
+    frames: list[list[float]] = []
     begin = 0
     while begin + frame <= len(samples) and len(frames) < longest:
         windowed = [samples[begin + n] * window[n] for n in range(frame)]
