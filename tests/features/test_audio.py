@@ -29,8 +29,9 @@ from pipeline.features.spec import FeatureSpec
 from pipeline.features.stage import featurize
 from pipeline.features.transform import features
 from pipeline.lake import Lake
-from pipeline.stream import Stream
+from pipeline.stream import BatchLayout, Stream
 from pipeline.stream.cache import CacheSettings
+from pipeline.stream.layout import SequenceColumn
 from pipeline.training.splits import layout_of, shapes_of
 from tests.clean import examples
 from tests.features import sounds
@@ -358,3 +359,23 @@ def test_the_stream_pads_frames(
     for one, other in zip(found, batches[2:], strict=True):
         assert torch.equal(one[0], other[0])
         assert torch.equal(one[1], other[1])
+
+
+def test_the_cache_holds_values_whatever_a_step_is(
+    made: tuple[Path, Lake, FeatureSpec], tmp_path: Path
+) -> None:
+    """What a row group decodes to does not depend on the width of a step: batches do."""
+    _, lake, spec = made
+    files = lake.table(spec.table).snapshot().select(split={"train"}).uris()
+    cache = CacheSettings(folder=str(tmp_path / "cache"), max_bytes=2**24)
+    found = []
+    for width in (6, 3, 1):
+        layout = BatchLayout(sequences={"a": SequenceColumn(column="audio_sound", width=width)})
+        with Stream(files, layout, rows_per_batch=64, shuffle=False, cache=cache) as stream:
+            batch = next(stream.epoch(0))
+            found.append((batch.tensors["a"].clone(), batch.lengths["a"].clone()))
+    (six, lengths), *others = found
+    for (tensor, counted), width in zip(others, (3, 1), strict=True):
+        assert torch.equal(counted, lengths * (6 // width))
+        assert torch.equal(tensor.reshape(len(six), -1), six.reshape(len(six), -1))
+    assert len(list(Path(cache.folder).glob("*.block"))) <= len(six) // 8 + len(files)

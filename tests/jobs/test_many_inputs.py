@@ -71,7 +71,7 @@ def described() -> dict[str, Any]:
     }
     return {
         "source.columns": {name: {"type": kind} for name, kind in COLUMNS.items()},
-        "clean.period": {"column": "period", "expression": "string(day)"},
+        "clean.period": {"column": "period", "expression": "'whole'"},
         "features": {
             "keys": ["id"],
             "label": {"name": "above", "expression": " + ".join(signs.values()) + " > 1"},
