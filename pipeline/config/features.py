@@ -119,11 +119,24 @@ def with_own_kinds(given: Any) -> Any:
         ConfigError: They cannot be used.
         ValidationError: A setting is wrong.
     """
+    described = described_by(given)
+    return given if described is Features else described.model_validate(given)
+
+
+def described_by(given: Any) -> type[Described]:
+    """The class of a section `features`: it has sections for kinds of the user's own.
+
+    Args:
+        given: The section as it was read.
+
+    Raises:
+        ConfigError: The kinds cannot be used.
+    """
     named = given.get("kinds") if isinstance(given, dict) else None
     if not isinstance(named, str):
-        return given
-    register(named)
-    return _with_sections(Features, kinds().values()).model_validate(given)
+        return Features
+    register(named, reserved=(*Described.model_fields, *dir(Described)))
+    return _with_sections(Features, kinds().values())
 
 
 def _matching(section: str, pattern: str, columns: Sequence[str]) -> list[str]:

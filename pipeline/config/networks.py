@@ -90,7 +90,7 @@ class Rnn(Network):
     def refusal(self, forms: Forms) -> str | None:
         """Reads exactly one sequence, and no image."""
         if not forms.get(Sequence):
-            return "needs a sequence: features.tokens or .series"
+            return "needs a sequence: features.tokens, .series or .audio"
         if forms[Sequence] > 1:
             return f"reads one sequence, and there are {forms[Sequence]}; choose custom"
         return "reads no image; choose custom" if forms.get(Image) else None

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from pipeline.config.features import described_by
 from pipeline.config.networks import FAMILIES
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.splits import METHODS
 from pipeline.errors import ConfigError, one_line
-from pipeline.features.kinds import kinds
 from pipeline.settings import Settings
 
 # A contract of 20,000 columns; OmegaConf's own limit is at 2,500. It also refuses, whatever this
@@ -39,7 +39,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     try:
         return Pipeline.model_validate(raw)
     except ValidationError as error:
-        raise _translated(error, str(path)) from error
+        raise _translated(error, str(path), raw) from error
 
 
 def _read(path: Path, overrides: Sequence[str]) -> Any:
@@ -69,12 +69,12 @@ def _read(path: Path, overrides: Sequence[str]) -> Any:
         ) from error
 
 
-def _translated(error: ValidationError, path: str) -> ConfigError:
+def _translated(error: ValidationError, path: str, raw: Any) -> ConfigError:
     first, *others = error.errors(include_url=False)
     location = [part for part in first["loc"] if part != "[key]"]
     where = _shown(location) or path
     if first["type"] == "extra_forbidden":
-        return ConfigError(where, "unknown setting", _allowed_here(location) + _more(others))
+        return ConfigError(where, "unknown setting", _allowed_here(location, raw) + _more(others))
     if first["type"] == "missing":
         return ConfigError(where, "is missing", f"Add it to {path}.{_more(others)}")
     message = first["msg"].removeprefix("Value error, ")
@@ -99,9 +99,12 @@ def _more(others: Sequence[Any]) -> str:
     return f" Also at fault: {places}."
 
 
-def _allowed_here(location: Sequence[int | str]) -> str:
+def _allowed_here(location: Sequence[int | str], raw: Any) -> str:
     *parents, unknown = location
     annotation: Any = Pipeline
+    if parents[:1] == ["features"]:
+        annotation = described_by(raw["features"])
+        del parents[0]
     for part in parents:
         annotation = _annotation_below(annotation, str(part))
     fields = _settings_class(annotation).model_fields
@@ -117,10 +120,7 @@ def _annotation_below(annotation: Any, part: str) -> Any:
         return {**FAMILIES, **METHODS}[part]
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
-    fields = _settings_class(annotation).model_fields
-    if part not in fields:  # a kind of the user's own
-        return kinds()[part].settings
-    return fields[part].annotation
+    return _settings_class(annotation).model_fields[part].annotation
 
 
 def _settings_class(annotation: Any) -> type[Settings]:

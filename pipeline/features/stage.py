@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -14,6 +16,7 @@ from pipeline.features.catalogue import fitted_spec, local_of, record, record_lo
 from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.fit import fit
 from pipeline.features.kinds import Fitted
+from pipeline.features.kinds.kind import with_example
 from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.layout import LAYOUT_SETTINGS, writer_options
 from pipeline.features.overlap import (
@@ -174,8 +177,9 @@ def _write(
         options = writer_options(spec, pipeline.features)
         files = attempt.write(frame, options)
         # Without any row, nothing may have passed by the observer.
-        counts = {name: n for name, n in observation.get.items() if n} if todo.rows.rows else {}
-        _require_sound(counts, files, todo.rows, spec)
+        found = {name: n for name, n in observation.get.items() if n} if todo.rows.rows else {}
+        _require_sound(found, files, todo.rows, spec)
+        counts = {name: n for name, n in found.items() if not isinstance(n, str)}
         written = {tuple(file.partition.values()) for file in files}
         commit(
             table,
@@ -205,6 +209,7 @@ def _observed(rows: DataFrame, spec: FeatureSpec, observation: Observation) -> D
         F.count_if(is_bad_label(spec.label)).alias("bad labels"),
         *(F.count_if(is_bad_weight()).alias(BAD_WEIGHTS) for _ in spec.weight_columns),
         *(F.count_if(bad).alias(_bad_rows_of(part)) for part, bad in _checks(spec)),
+        *(F.min(fault).alias(_fault_of(part)) for part, fault in _faults(spec)),
     ]
     splits = (TRAIN, VALIDATION, TEST, UNLABELLED, REST)
     reasons = (*spec.label.absent, "unknown")
@@ -225,6 +230,15 @@ def _bad_rows_of(part: Fitted) -> str:
     return f"bad {part.kind} {part.column}"
 
 
+def _faults(spec: FeatureSpec) -> list[tuple[Fitted, Column]]:
+    """The parts that tell what is wrong with a row, and what it is."""
+    return [(part, fault) for part in spec.parts if (fault := part.fault()) is not None]
+
+
+def _fault_of(part: Fitted) -> str:
+    return f"fault of {part.kind} {part.column}"
+
+
 def _require_columns(clean: Snapshot, spec: FeatureSpec) -> None:
     needed = (*spec.keys, spec.period_column, *spec.leakage)
     missing = [name for name in needed if name not in clean.schema.names]
@@ -237,7 +251,7 @@ def _require_columns(clean: Snapshot, spec: FeatureSpec) -> None:
 
 
 def _require_sound(
-    counts: dict[str, int], files: list[DataFile], clean: Snapshot, spec: FeatureSpec
+    counts: Mapping[str, Any], files: list[DataFile], clean: Snapshot, spec: FeatureSpec
 ) -> None:
     written = sum(file.rows for file in files)
     if not written == counts.get("rows", 0) == clean.rows:
@@ -252,7 +266,7 @@ def _require_sound(
         raise bad_weights(spec.weight, counts[BAD_WEIGHTS])
     for part, _ in _checks(spec):
         if bad := counts.get(_bad_rows_of(part)):
-            raise part.bad_rows(bad, written)
+            raise with_example(part.bad_rows(bad, written), counts.get(_fault_of(part)))
 
 
 def _outcome(table: Table, clean: Snapshot, seconds: float, *, unchanged: bool) -> Outcome:

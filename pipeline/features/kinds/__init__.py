@@ -24,15 +24,18 @@ is stored names kinds by their names only; which code that is, the YAML decides.
 
     kind.py     the base classes     columns.py  forms of columns     scales.py  scales of numbers
     values.py   values of `clean` as numbers and texts                lists.py   Arrow's lists
+    recordings.py  samples of recordings                              mels.py    log-mel frames
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Mapping
+from collections.abc import Sequence as Listed
 
 from pipeline.errors import ConfigError
-from pipeline.features.kinds import categorical, cyclic, images, numeric, series, tokens
+from pipeline.features.kinds import audio, categorical, cyclic, images, numeric, series, tokens
 from pipeline.features.kinds.columns import (
     CATEGORICAL,
     FIRST_ID,
@@ -50,10 +53,11 @@ from pipeline.features.kinds.columns import (
 )
 from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
 
-_MODULES = (numeric, cyclic, categorical, images, tokens, series)
+_MODULES = (numeric, cyclic, categorical, images, tokens, series, audio)
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
 
+_NAME = re.compile("[a-z][a-z0-9_]*")
 _TABLE: dict[str, Kind] = dict(_OWN)
 
 
@@ -62,24 +66,28 @@ def kinds() -> Mapping[str, Kind]:
     return _TABLE
 
 
-def register(module: str | None) -> None:
+def register(module: str | None, reserved: Collection[str] = ()) -> None:
     """Makes a user's own kinds known in this process.
 
     Args:
         module: Setting `features.kinds`: a module with `KINDS`; None for none.
+        reserved: Names that other settings of `features` have.
 
     Raises:
         ConfigError: It cannot be imported, has no kinds, or names one that there is.
     """
     if module is None:
         return
-    for kind in _kinds_in(module):
+    listed = _kinds_in(module)
+    for kind in listed:
+        if not _NAME.fullmatch(kind.name) or kind.name in reserved:
+            raise _refused(module, f"names a kind {kind.name!r}, which no section can be called")
         if _TABLE.get(kind.name, kind) is not kind:
             raise _refused(module, f"names a kind {kind.name!r}, which there is already")
-        _TABLE[kind.name] = kind
+    _TABLE.update({kind.name: kind for kind in listed})
 
 
-def _kinds_in(module: str) -> Iterable[Kind]:
+def _kinds_in(module: str) -> Listed[Kind]:
     try:
         found = importlib.import_module(module)
     # The user's own code may raise anything, and a script may even leave.

@@ -140,9 +140,20 @@ class Fitted(BaseModel):
         """The error for `bad` of `rows` rows for which `is_bad` holds."""
         raise NotImplementedError
 
+    def fault(self) -> Column | None:
+        """Words for what is wrong with a bad row's value; None where `bad_rows` says enough."""
+        return None
+
     def word(self, id_: int) -> str:
         """What an id from `FIRST_ID` on stands for, for the report."""
         return f"id {id_ - FIRST_ID}"
+
+
+def with_example(error: SpecError, fault: str | None) -> SpecError:
+    """The error of `Fitted.bad_rows` with what is wrong with one of the rows."""
+    if fault is None:
+        return error
+    return SpecError(error.where, f"{error.problem}; one {fault}", error.remedy)
 
 
 class Need(NamedTuple):

@@ -8,7 +8,8 @@ outputs float [rows, outputs]. Of the inputs each is there where the pipeline ha
     image        uint8 [rows, height, width] or [rows, height, width, channels]
     tokens       int32 [rows, longest], ids; 0 is padding
     series       float [rows, longest]
-    lengths      int64 [rows], of the tokens or the series; a row may have none
+    audio        float [rows, longest, mels]
+    lengths      int64 [rows], of the only sequence; a row may have none
     vector       float [rows, width]
 
 A kind may have an input of its own, see `pipeline/features/kinds`. Of several images, vectors or
