@@ -197,7 +197,7 @@ print([name for name in ("torch", "torchmetrics", "mlflow") if name in sys.modul
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_settings_are_checked_without_torch_and_spark_whatever_is_imported_first(
+def test_settings_are_checked_without_torch_whatever_is_imported_first(
     last: bool,
 ) -> None:
     names = ("pipeline.config", "pipeline.training.tasks")
