@@ -9,6 +9,7 @@ reached, `pipeline` is the whole, and `reading` loads it.
 from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features, Numeric
+from pipeline.config.histories import History
 from pipeline.config.label import Label, Task
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
@@ -47,6 +48,7 @@ __all__ = [
     "Features",
     "Files",
     "Freshness",
+    "History",
     "Job",
     "Join",
     "Label",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.config.histories import History
 from pipeline.config.label import Label
 from pipeline.config.splits import Splits
 from pipeline.errors import ConfigError
@@ -68,12 +69,16 @@ class Series(Settings):
 class Features(Settings):
     """Stage 2: `clean` to `features`."""
 
+    added: ClassVar = frozenset({"histories"})
+
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
     label: Label
     splits: Splits
     leakage: tuple[str, ...]
     """Columns known only after the moment of prediction; no feature can be made of them."""
+    histories: dict[Name, History] = {}
+    """New columns made of each entity's earlier events: see docs/histories.md."""
     derive: dict[Name, str] = {}
     """New column to Spark SQL over `clean` without the leakage columns."""
     numeric: dict[str, Numeric] = {}

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.address import address_of
 from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import FEATURE_SECTIONS, Features
+from pipeline.config.histories import history_texts, require_columns_of_their_own
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
@@ -82,8 +83,14 @@ class Pipeline(Settings):
 
     def is_sensitive_feature(self, name: str) -> bool:
         """Whether a column that features are made of is sensitive, or derived from one that is."""
-        words = set(re.findall(r"[\w.]+", self.features.derive.get(name, name)))
-        return self.is_sensitive(name) or any(map(self.is_sensitive, words))
+        made = {**history_texts(self.features.histories), **self.features.derive}
+        names, seen = {name}, set[str]()
+        while names - seen:
+            new = names - seen
+            seen |= new
+            words = [re.findall(r"[\w.]+", made[each]) for each in new if each in made]
+            names = {word for each in words for word in each}
+        return any(map(self.is_sensitive, seen))
 
     @model_validator(mode="after")
     def _storage_fits_the_lake(self) -> Self:
@@ -140,6 +147,11 @@ class Pipeline(Settings):
         require_known("features.keys", self.features.keys, columns)
         require_comparable("features.keys", self.features.keys, self.column_of)
         require_known("features.leakage", self.features.leakage, columns)
+        for name, history in self.features.histories.items():
+            require_known(f"features.histories.{name}.entity", history.entity, columns)
+            require_known(f"features.histories.{name}.order", history.order, columns)
+        require_columns_of_their_own(self.features.histories, columns)
+        columns |= set(history_texts(self.features.histories))
         columns |= set(self.features.derive)
         for section in FEATURE_SECTIONS:
             require_known(f"features.{section}", getattr(self.features, section), columns)

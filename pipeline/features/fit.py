@@ -78,6 +78,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         splits=features.splits,
         leakage=features.leakage,
         derive=dict(features.derive),
+        histories=dict(features.histories),
         numbers=tuple(_number(c, how, measured) for c, how in features.numeric.items()),
         circles=tuple(Circle(column=c, period=how.period) for c, how in features.cyclic.items()),
         categories=tuple(_vocabulary(column, counted) for column in features.categorical),

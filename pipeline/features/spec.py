@@ -7,11 +7,17 @@ another hash. Training, scoring and every later row use the same one.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
-from pipeline.config import Label, Splits
+from pipeline.config import History, Label, Splits
 from pipeline.errors import SpecError
 from pipeline.lake import fingerprint
 
@@ -110,12 +116,21 @@ class FeatureSpec(Part):
     splits: Splits
     leakage: tuple[str, ...]
     derive: dict[str, str]
+    histories: dict[str, History] = {}
     numbers: tuple[StandardNumber | QuantileNumber | PlainNumber, ...]
     circles: tuple[Circle, ...]
     categories: tuple[Vocabulary, ...]
     images: tuple[Picture, ...] = ()
     tokens: tuple[HashedText, ...] = ()
     series: tuple[NumberSeries, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty_histories(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Specs without histories keep the hash that they had before there were any."""
+        dumped: dict[str, Any] = dump(self)
+        if not self.histories:
+            dumped.pop("histories", None)
+        return dumped
 
     @property
     def hash(self) -> str:
