@@ -264,7 +264,7 @@ class _Walk:
             steps = self._steps[name]
             if isinstance(steps, Rows):
                 last_events = total.rowsBetween(1 - steps.count, Window.currentRow)
-                columns[f"{_FOUND}{name}"] = self._by_rows(how).over(last_events)
+                columns[f"{_FOUND}{name}"] = self._by_rows(how, last_events)
         for name, lag in self._history.lags.items():
             value = self._value_of(lag)
             earlier = value if lag.rows == 1 else F.lag(value, lag.rows - 1).over(total)
@@ -276,16 +276,16 @@ class _Walk:
             columns[_LIST] = listed.over(total.rowsBetween(1 - longest, Window.currentRow))
         return columns
 
-    def _by_rows(self, how: Aggregate) -> Column:
+    def _by_rows(self, how: Aggregate, last_events: WindowSpec) -> Column:
         value = self._value_of(how)
         if how.how == "last":
-            return F.last(value, ignorenulls=True)
+            return F.last(value, ignorenulls=True).over(last_events)
         if how.how == "time_since_last":
             time = F.when(value.isNotNull(), F.col(self._events.time))
-            return F.last(time, ignorenulls=True)
+            return F.last(time, ignorenulls=True).over(last_events)
         if how.how == "distinct":
-            return F.size(F.collect_set(value))
-        return _MEASURES[how.how](value)
+            return F.size(F.collect_set(value).over(last_events))
+        return _MEASURES[how.how](value).over(last_events)
 
     def _value_of(self, how: Aggregate | Lag) -> Column:
         """The value; where none is named, what every event has."""

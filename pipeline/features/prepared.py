@@ -54,9 +54,9 @@ def prepared(clean: DataFrame, how: Preparation, context: DataFrame | None = Non
         context: Further rows of `clean` that histories need; None where `clean` holds them all.
 
     Returns:
-        The columns of `clean` less the leakage, those of histories, the derived ones, `ABSENT` (why there
-        is no label, or null), `SPLIT` (train, validation, test, unlabelled or rest) and the label's
-        columns: `int` for classes, else `float`.
+        The columns of `clean` less the leakage, those of histories, the derived ones, `ABSENT`
+        (why there is no label, or null), `SPLIT` (train, validation, test, unlabelled or rest) and
+        the label's columns: `int` for classes, else `float`.
 
     Raises:
         SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
