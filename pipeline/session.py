@@ -30,10 +30,6 @@ SETTINGS = {
     "spark.sql.ansi.enabled": "true",
     # Spark would compute what occurs twice in a select once and first: outside of a `try`.
     "spark.sql.subexpressionElimination.enabled": "false",
-    # Windows of time over long histories: without the tree, each row reads its whole window again.
-    # Also short ones, so that a sum is rounded alike before and after an entity has many rows.
-    "spark.sql.window.segmentTree.enabled": "true",
-    "spark.sql.window.segmentTree.minPartitionRows": "1",
     # Delta and Arrow read INT64 microseconds; Spark's default is INT96.
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     # A file that is gone or broken ends the job: skipping it would lose rows.

@@ -1,19 +1,18 @@
-"""The windows of a history: all rows of an entity, walked once in the order of time.
+"""The windows of a history: all rows of an entity, walked in the order of time.
 
 Each row asks at its time, and is an event at the moment when it becomes known. Where both are the
 same, a row does both. Where they differ, or where an event is to be forgotten at the end of a
 window, the row becomes several: one that asks, one that is an event, and one for each end. Those
 that ask see what lies strictly before them.
 
-Windows of time are Spark's own, with an upper edge just below the row, computed by its segment tree
-in O(n log n). The last n events cannot be, since rows of equal time may not see each other: each
-event first gets the value over itself and the n - 1 before it, and a row takes that of the last
-event before it.
+Every event is given the value over itself and those before it, in one order of all events; a row
+takes that of the last event before it. So rows of equal time do not see each other, and sums are
+rounded alike wherever rows lie and whatever comes later. Windows of time are in
+`moving_windows.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -25,21 +24,15 @@ from pyspark.sql.window import WindowSpec
 from pipeline.config import History
 from pipeline.config.histories import Aggregate, EventSequence, How, Lag, Rows
 from pipeline.errors import SpecError
+from pipeline.features.moving_windows import MEASURES, Moving
 from pipeline.sources.raw import quoted
 
 KEY, APART = "_history_key_", "_history_apart"
 _AT, _ASKS, _EVENT, _ENDS, _PLACE = "_at", "_asks", "_event", "_ends", "_place"
-_ROW, _LATEST, _LIST, _FOUND, _DIFFERENT = "_row", "_latest", "_list", "_found_", "_different_"
+_ROW, _LIST, _FOUND, _DIFFERENT = "_row", "_list", "_found_", "_different_"
+_SO_FAR, _LATEST = "_so_far", "_latest"
 _FIRST, _LAST = "_first_", "_last_"
 _NEVER = -1
-_MEASURES: dict[str, Callable[[Column], Column]] = {
-    "count": F.count,
-    "sum": lambda value: F.sum(value.cast("double")),
-    "mean": lambda value: F.avg(value.cast("double")),
-    "min": F.min,
-    "max": F.max,
-    "std": lambda value: F.stddev_pop(value.cast("double")),
-}
 
 
 @dataclass(frozen=True)
@@ -116,6 +109,11 @@ class _Walk:
             for output, how in history.aggregates.items()
             if how.how == "distinct" and not isinstance(self._steps[output], Rows)
         ]
+        self._moving = {
+            output: steps
+            for output, steps in self._steps.items()
+            if isinstance(steps, int) and history.aggregates[output].how in MEASURES
+        }
         forgets = any(self._steps[output] is not None for output in self._different)
         self._unfolds = forgets or history.known_at is not None
         self._tie_breakers = [f"_order_{place}" for place in range(len(history.order))]
@@ -124,12 +122,15 @@ class _Walk:
         # The order of these windows spares sorts: see the plan test.
         walked = self._unfolded() if self._unfolds else self._as_they_are()
         walked = walked.withColumn(_PLACE, F.row_number().over(self._total(self._group)))
-        walked = walked.withColumns(self._of_earlier())
-        by_rows = self._of_last_events()
-        if by_rows:
-            walked = walked.withColumns(by_rows)
-            latest = F.max_by(F.struct(*by_rows), F.when(F.col(_EVENT), F.col(_PLACE)))
-            walked = walked.withColumn(_LATEST, latest.over(self._earlier()))
+        walked = self._looked_up(walked, _SO_FAR, self._of_all_so_far(), F.col(_PLACE))
+        if self._different:
+            changes = {f"{_FOUND}{n}": F.sum(f"{_DIFFERENT}{n}") for n in self._different}
+            earlier = self._earlier()
+            walked = walked.withColumns({n: sum_.over(earlier) for n, sum_ in changes.items()})
+        is_event = F.when(F.col(_EVENT), F.col(_PLACE))
+        walked = self._looked_up(walked, _LATEST, self._of_last_events(), is_event)
+        for steps in dict.fromkeys(self._moving.values()):
+            walked = self._moved(walked, steps)
         results = {f"{self._name}_{name}": self._result(name) for name in self._history.outputs}
         asked = walked.where(F.col(_ASKS))
         kept = [quoted(name) for name in self._payload()]
@@ -137,6 +138,26 @@ class _Walk:
             kept = [F.col(_ROW).getField(name).alias(name) for name in self._payload()]
         made = [column.alias(name) for name, column in results.items()]
         return asked.select(*self._group, *kept, *made)
+
+    def _looked_up(
+        self, walked: DataFrame, name: str, values: dict[str, Column], place: Column
+    ) -> DataFrame:
+        """Gives each row, as a struct, the values of the last row strictly before it."""
+        if not values:
+            return walked
+        last = F.max_by(F.struct(*values), place).over(self._earlier())
+        return walked.withColumns(values).withColumn(name, last).drop(*values)
+
+    def _moved(self, walked: DataFrame, steps: int) -> DataFrame:
+        """Aggregates over a window of time."""
+        outputs = {name: each for name, each in self._moving.items() if each == steps}
+        wanted = {
+            f"{_FOUND}{name}": (how.how, self._value_of(how))
+            for name, how in self._history.aggregates.items()
+            if name in outputs
+        }
+        rows = Moving(walked, self._group, at=_AT, place=_PLACE, ties=self._ties())
+        return rows.aggregates(wanted, steps)
 
     def _payload(self) -> list[str]:
         """What goes on behind this history."""
@@ -223,35 +244,35 @@ class _Walk:
 
     # --- Windows.
 
+    def _ties(self) -> list[str]:
+        return [self._events.time, *self._tie_breakers, *self._values()]
+
     def _total(self, group: list[str]) -> WindowSpec:
         """Events in one order: those it leaves open are alike in all that counts."""
-        ties = (_AT, self._events.time, *self._tie_breakers, *self._values())
-        return Window.partitionBy(*group).orderBy(*ties)
+        return Window.partitionBy(*group).orderBy(_AT, *self._ties())
 
-    def _earlier(self, steps: int | None = None) -> WindowSpec:
-        """From so far back, inclusive, to the row's time, exclusive."""
-        first = Window.unboundedPreceding if steps is None else -steps
-        return Window.partitionBy(*self._group).orderBy(_AT).rangeBetween(first, -1)
+    def _earlier(self) -> WindowSpec:
+        """Everything before the row's time, rows of that time left out."""
+        whole = Window.partitionBy(*self._group).orderBy(_AT)
+        return whole.rangeBetween(Window.unboundedPreceding, -1)
 
-    def _of_earlier(self) -> dict[str, Column]:
-        """Aggregates over a time, or over everything earlier."""
+    def _of_all_so_far(self) -> dict[str, Column]:
+        """For each row: what is made of all events up to it, in order."""
+        total = self._total(self._group)
+        so_far = total.rowsBetween(Window.unboundedPreceding, Window.currentRow)
         columns: dict[str, Column] = {}
         for name, how in self._history.aggregates.items():
-            steps = self._steps[name]
-            if isinstance(steps, Rows):
+            if name in self._moving or name in self._different or self._by_rows(name):
                 continue
             value = self._value_of(how)
             if how.how in ("last", "time_since_last"):
                 event = F.struct(
                     value.alias("value"), F.col(self._events.time).alias("time"), F.col(_AT)
                 )
-                latest = F.max_by(event, F.when(value.isNotNull(), F.col(_PLACE)))
-                columns[f"{_FOUND}{name}"] = latest.over(self._earlier())
-            elif how.how == "distinct":
-                change = F.sum(F.col(f"{_DIFFERENT}{name}"))
-                columns[f"{_FOUND}{name}"] = change.over(self._earlier())
+                found = F.last(F.when(value.isNotNull(), event), ignorenulls=True)
             else:
-                columns[f"{_FOUND}{name}"] = _MEASURES[how.how](value).over(self._earlier(steps))
+                found = MEASURES[how.how](value)
+            columns[f"{_FOUND}{name}"] = found.over(so_far)
         return columns
 
     def _of_last_events(self) -> dict[str, Column]:
@@ -264,7 +285,7 @@ class _Walk:
             steps = self._steps[name]
             if isinstance(steps, Rows):
                 last_events = total.rowsBetween(1 - steps.count, Window.currentRow)
-                columns[f"{_FOUND}{name}"] = self._by_rows(how, last_events)
+                columns[f"{_FOUND}{name}"] = self._over_rows(how, last_events)
         for name, lag in self._history.lags.items():
             value = self._value_of(lag)
             earlier = value if lag.rows == 1 else F.lag(value, lag.rows - 1).over(total)
@@ -276,7 +297,10 @@ class _Walk:
             columns[_LIST] = listed.over(total.rowsBetween(1 - longest, Window.currentRow))
         return columns
 
-    def _by_rows(self, how: Aggregate, last_events: WindowSpec) -> Column:
+    def _by_rows(self, name: str) -> bool:
+        return isinstance(self._steps[name], Rows)
+
+    def _over_rows(self, how: Aggregate, last_events: WindowSpec) -> Column:
         value = self._value_of(how)
         if how.how == "last":
             return F.last(value, ignorenulls=True).over(last_events)
@@ -285,7 +309,7 @@ class _Walk:
             return F.last(time, ignorenulls=True).over(last_events)
         if how.how == "distinct":
             return F.size(F.collect_set(value).over(last_events))
-        return _MEASURES[how.how](value).over(last_events)
+        return MEASURES[how.how](value).over(last_events)
 
     def _value_of(self, how: Aggregate | Lag) -> Column:
         """The value; where none is named, what every event has."""
@@ -296,19 +320,21 @@ class _Walk:
     # --- What a row is given.
 
     def _result(self, name: str) -> Column:
-        how = self._history.outputs[name]
+        how, found = self._history.outputs[name], f"{_FOUND}{name}"
         if isinstance(how, EventSequence):
             return self._sequence(how)
         if isinstance(how, Lag):
-            return F.col(_LATEST).getField(f"{_FOUND}{name}")
+            return F.col(_LATEST).getField(found)
         steps = self._steps[name]
-        found = F.col(f"{_FOUND}{name}")
         if isinstance(steps, Rows):
-            return self._finished(how.how, F.col(_LATEST).getField(f"{_FOUND}{name}"))
+            return self._finished(how.how, F.col(_LATEST).getField(found))
+        if name in self._moving or name in self._different:
+            return self._finished(how.how, F.col(found))
+        value = F.col(_SO_FAR).getField(found)
         if how.how not in ("last", "time_since_last"):
-            return self._finished(how.how, found)
-        result = self._finished(how.how, found["value"] if how.how == "last" else found["time"])
-        return result if steps is None else F.when(found[_AT] >= F.col(_AT) - F.lit(steps), result)
+            return self._finished(how.how, value)
+        result = self._finished(how.how, value["value"] if how.how == "last" else value["time"])
+        return result if steps is None else F.when(value[_AT] >= F.col(_AT) - F.lit(steps), result)
 
     def _finished(self, how: How, found: Column) -> Column:
         if how in ("count", "distinct"):

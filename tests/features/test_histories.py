@@ -21,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.clean.increment import clean_increment
 from pipeline.config import History, Pipeline
+from pipeline.config.histories import Aggregate
 from pipeline.errors import ConfigError, LeakageError, SpecError
 from pipeline.features.fit import fit
 from pipeline.features.histories import with_histories
@@ -255,7 +256,7 @@ def test_all_histories_of_an_entity_share_one_shuffle_and_need_few_sorts(
             "entity": ["who"],
             "time": "t",
             "aggregates": {
-                "sum": {"how": "sum", "of": "x", "over": "30 days"},
+                "sum": {"how": "sum", "of": "x"},
                 "last": {"how": "last", "of": "s"},
                 "mean": {"how": "mean", "of": "x", "over": "5 rows"},
             },
@@ -266,6 +267,12 @@ def test_all_histories_of_an_entity_share_one_shuffle_and_need_few_sorts(
     plan = plan_of(with_histories(rows, {"h": plain}, []))
     assert (plan.count("Exchange "), plan.count("Sort ")) == (1, 1)
     assert "BatchEvalPython" not in plan
+    total, mean = ({"how": how, "of": "x", "over": "30 days"} for how in ("sum", "mean"))
+    moving = plain.model_copy(
+        update={"aggregates": {"s": Aggregate(**total), "m": Aggregate(**mean)}}
+    )
+    plan = plan_of(with_histories(rows, {"h": moving}, []))
+    assert (plan.count("Exchange "), plan.count("Sort ")) == (1, 3)
     several = {"h": plain, "g": described(kind, known=True), "k": described(kind, known=False)}
     assert plan_of(with_histories(rows, several, [])).count("Exchange ") == 1
 
@@ -479,24 +486,38 @@ def features_of(spark: SparkSession, pipeline: Pipeline, lake: Lake, spec: Featu
     return pl.read_delta(table.root).sort("id")
 
 
-def test_an_increment_gives_what_a_full_run_gives(spark: SparkSession, tmp_path: Path) -> None:
-    """With rows that come later, come late, and are corrected."""
-    for month in (1, 2, 3):
+LATER = {"2013-02", "2013-03", "2013-04"}
+CORRECTED = next(row for row in shop_rows(200, 30, 2) if row["who"] == "b")
+LATE = ("late", shop_rows(150, 1, 1, "a", t=101), {"2013-01", *LATER})
+CORRECTION = ("corrected", [{**CORRECTED, "amount": 1e3, "version": 2}], LATER)
+STEPS = [
+    ("new_month", shop_rows(400, 30, 4), set()),
+    LATE,
+    ("alone", shop_rows(500, 3, 2, "z", t=299), set()),
+    CORRECTION,
+    ("vacuumed", [{**CORRECTED, "amount": 1.0, "version": 3}], {"2013-01", *LATER}),
+]
+
+
+@pytest.mark.parametrize(
+    ("months", "steps"),
+    [((1, 2, 3, 4), [LATE, CORRECTION]), pytest.param((1, 2, 3), STEPS, marks=pytest.mark.long)],
+    ids=["late and corrected", "all"],
+)
+def test_an_increment_gives_what_a_full_run_gives(
+    spark: SparkSession,
+    tmp_path: Path,
+    months: tuple[int, ...],
+    steps: list[tuple[str, list[dict[str, Any]], set[str]]],
+) -> None:
+    """Rows that come later, come late, and are corrected, and periods that are made anew."""
+    for month in months:
         rows = shop_rows(100 * month, 30, month)
         lakes.write_raw(tmp_path / "raw" / f"{month}.parquet", rows, SHOPS)
     pipeline = lakes.pipeline(tmp_path, SHOP_CHANGES)
     lake = Lake(pipeline.lake)
     clean_increment(spark, pipeline, lake)
     _, spec = featurize(spark, pipeline, lake)
-    corrected = next(row for row in shop_rows(200, 30, 2) if row["who"] == "b")
-    later = {"2013-02", "2013-03", "2013-04"}
-    steps: list[tuple[str, list[dict[str, Any]], set[str]]] = [
-        ("new_month", shop_rows(400, 30, 4), set()),
-        ("late", shop_rows(150, 1, 1, "a", t=101), {"2013-01", *later}),
-        ("alone", shop_rows(500, 3, 2, "z", t=299), set()),
-        ("corrected", [{**corrected, "amount": 1e3, "version": 2}], later),
-        ("vacuumed", [{**corrected, "amount": 1.0, "version": 3}], {"2013-01", *later}),
-    ]
     for name, rows, remade in steps:
         before = by_period(lake, spec)
         lakes.write_raw(tmp_path / "raw" / f"{name}.parquet", rows, SHOPS)
