@@ -2,11 +2,11 @@
 
 3,000,000 events of 100,000 entities, and as many of which one entity has 300,000: aggregates over a
 time and over everything, the last events, numbers of different values, and values that are known
-later, each on its own. `--sliding` computes windows as Spark does without its segment tree, which
-reads each window again for every row. CPU seconds are the JVM's: other work does not count.
+later, each on its own; `spark` are the same aggregates over a time by Spark's own moving windows,
+which read each window again for every row. CPU seconds are the JVM's: other work does not count.
 
 usage: python benchmarks/histories.py [--rows 3000000] [--entities 100000] [--skewed 300000]
-       [--only moving rows distinct known] [--sliding]
+       [--only earlier moving rows distinct known spark]
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `pipeline`
 
 from pipeline.config import History
 from pipeline.features.histories import with_histories
+from pipeline.features.moving_windows import MEASURES
 from pipeline.session import spark_session
 
 YEAR_MICROS = 365 * 86_400 * 10**6
+MONTH_MICROS = 30 * 86_400 * 10**6
 NEW_YEAR_MICROS = 1_357_000_000 * 10**6
 OUTPUTS: dict[str, dict[str, Any]] = {
+    "earlier": {
+        "aggregates": {how: {"how": how, "of": "x0"} for how in (*MEASURES, "last")}
+        | {"since": {"how": "time_since_last"}}
+    },
     "moving": {
-        "aggregates": {
-            f"{how}_{len(over or '')}": {"how": how, "of": "x0", "over": over}
-            for how in ("count", "sum", "mean", "min", "max", "std")
-            for over in (None, "30 days")
-        }
-        | {"last": {"how": "last", "of": "x1"}, "since": {"how": "time_since_last"}}
+        "aggregates": {how: {"how": how, "of": "x0", "over": "30 days"} for how in MEASURES}
     },
     "rows": {
         "aggregates": {"mean": {"how": "mean", "of": "x0", "over": "5 rows"}},
@@ -76,13 +77,22 @@ def jvm_seconds() -> float:
     return sum(each.user + each.system for each in times)
 
 
-def measured(frame: DataFrame, history: History | None) -> dict[str, float]:
-    """Seconds to make the columns of a history of all rows, and to throw them away."""
+def made_of(frame: DataFrame, name: str) -> DataFrame:
+    """The events with the columns of a kind of outputs; by default the events, shuffled."""
+    if name in OUTPUTS:
+        described = {"entity": ["who"], "time": "t", **OUTPUTS[name]}
+        return with_histories(frame, {"h": History.model_validate(described)}, [])
+    if name == "spark":
+        rows = frame.withColumn("_at", F.unix_micros("t"))
+        month = Window.partitionBy("who").orderBy("_at").rangeBetween(-MONTH_MICROS, -1)
+        return rows.withColumns({how: of(F.col("x0")).over(month) for how, of in MEASURES.items()})
+    return frame.repartition("who")
+
+
+def measured(frame: DataFrame) -> dict[str, float]:
+    """Seconds to make all columns of all rows, and to throw them away."""
     started, cpu = time.perf_counter(), jvm_seconds()
-    made = (
-        frame.repartition("who") if history is None else with_histories(frame, {"h": history}, [])
-    )
-    made.write.format("noop").mode("overwrite").save()
+    frame.write.format("noop").mode("overwrite").save()
     return {
         "seconds": round(time.perf_counter() - started, 1),
         "cpu_seconds": round(jvm_seconds() - cpu, 1),
@@ -95,28 +105,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--entities", type=int, default=100_000)
     parser.add_argument("--skewed", type=int, default=300_000)
-    parser.add_argument("--only", nargs="*", choices=list(OUTPUTS), default=list(OUTPUTS))
-    parser.add_argument("--sliding", action="store_true")
+    parser.add_argument("--only", nargs="*", choices=[*OUTPUTS, "spark"], default=list(OUTPUTS))
     asked = parser.parse_args()
     spark = spark_session("histories", "local[2]")
-    if asked.sliding:
-        spark.conf.set("spark.sql.window.segmentTree.enabled", "false")
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for skewed in dict.fromkeys((0, asked.skewed)):
             frame = events(spark, Path(folder) / str(skewed), asked.rows, asked.entities, skewed)
-            measured(frame, None)  # warms up
+            measured(made_of(frame, "shuffle"))  # warms up
             for name in ("shuffle alone", *asked.only):
-                described = {"entity": ["who"], "time": "t", **OUTPUTS.get(name, {})}
-                history = History.model_validate(described) if name in OUTPUTS else None
-                result = {"skewed": skewed, "outputs": name, **measured(frame, history)}
+                result = {"skewed": skewed, "outputs": name, **measured(made_of(frame, name))}
                 results.append(result)
                 print(
                     f"{skewed:>8,} rows of one entity  {name:<13} "
                     f"{result['seconds']:>6} s  {result['cpu_seconds']:>6} CPU s",
                     flush=True,
                 )
-    print(json.dumps({"rows": asked.rows, "sliding": asked.sliding, "results": results}))
+    print(json.dumps({"rows": asked.rows, "results": results}))
     spark.stop()
 
 
