@@ -74,7 +74,7 @@ def events(spark: SparkSession, path: Path, rows: int, entities: int, skewed: in
 def jvm_seconds() -> float:
     """CPU of this process's children, of which the JVM is one."""
     times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return sum(each.user + each.system for each in times)
+    return float(sum(each.user + each.system for each in times))
 
 
 def made_of(frame: DataFrame, name: str) -> DataFrame:

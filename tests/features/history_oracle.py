@@ -62,13 +62,16 @@ def aggregate(
         return None
     if how == "last":
         return values[-1]
-    return {
-        "sum": sum,
-        "mean": lambda each: sum(each) / len(each),
-        "min": min,
-        "max": max,
-        "std": statistics.pstdev,
-    }[how]([float(each) for each in values] if how in ("sum", "mean", "std") else values)
+    return _measured(values, how)
+
+
+def _measured(values: list[Any], how: str) -> Any:
+    if how in ("min", "max"):
+        return min(values) if how == "min" else max(values)
+    numbers = [float(each) for each in values]
+    if how == "std":
+        return statistics.pstdev(numbers)
+    return sum(numbers) / (len(numbers) if how == "mean" else 1)
 
 
 def lag(seen: Sequence[tuple[Any, Row]], value: Value, rows: int) -> Any:

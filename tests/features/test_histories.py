@@ -119,7 +119,7 @@ def wanted(rows: list[dict[str, Any]], history: History, kind: Kind) -> dict[int
         made[row["id"]] = {
             **{
                 name: oracle.aggregate(
-                    row, seen, how.how, how.of and VALUES[how.of], windows[how.over]
+                    row, seen, how.how, VALUES[how.of] if how.of else None, windows[how.over]
                 )
                 for name, how in history.aggregates.items()
             },
@@ -128,7 +128,7 @@ def wanted(rows: list[dict[str, Any]], history: History, kind: Kind) -> dict[int
                 for name, how in history.lags.items()
             },
             **{
-                name: oracle.sequence(row, seen, how.of and VALUES[how.of], how.rows)
+                name: oracle.sequence(row, seen, VALUES[how.of] if how.of else None, how.rows)
                 for name, how in history.sequences.items()
             },
         }
