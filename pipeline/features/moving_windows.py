@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from pipeline.sources.raw import quoted
+
 MEASURES: dict[str, Callable[[Column], Column]] = {
     "count": F.count,
     "sum": lambda value: F.sum(value.cast("double")),
@@ -97,7 +99,7 @@ class Moving:
         is_question, at = F.col(_IS_QUESTION), F.col(self.at)
         both = rows.withColumn(_IS_QUESTION, F.explode(F.array(F.lit(False), F.lit(True)))).select(
             *self.group,
-            F.when(is_question, F.struct(*rows.columns)).alias(_KEPT),
+            F.when(is_question, F.struct(*map(quoted, rows.columns))).alias(_KEPT),
             is_question,
             F.when(is_question, at - F.lit(steps)).otherwise(at).alias(_POSITION),
             *(F.when(~is_question, column).alias(name) for name, column in values.items()),

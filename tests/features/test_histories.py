@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -192,6 +193,27 @@ def test_every_output_is_what_a_loop_over_earlier_events_gives(
     for number, outputs in expected.items():
         for name, value in outputs.items():
             assert same(found[number][f"h_{name}"], value), (name, rows[number], value, found)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_an_event_exactly_as_old_as_the_window_counts(spark: SparkSession, known: bool) -> None:
+    """Few events a customer, whose distances are the window's length and one more or less."""
+    kind = KINDS["int"]
+    distances = itertools.product((2, 3, 4), (2, 3, 4), (1, 3))
+    times = [(f"customer {n}", t) for n, gaps in enumerate(distances) for t in (0, *sums(gaps))]
+    rows = [
+        {"id": n, "who": who, "t": t, "later": t + 1, "x": t / 4, "n": t, "s": "s"}
+        for n, (who, t) in enumerate(times)
+    ]
+    history = described(kind, known=known)
+    found, expected = made(frame(spark, rows, kind), {"h": history}), wanted(rows, history, kind)
+    for number, outputs in expected.items():
+        for name, value in outputs.items():
+            assert same(found[number][f"h_{name}"], value), (name, rows[number], value)
+
+
+def sums(gaps: Iterable[int]) -> Iterable[int]:
+    return itertools.accumulate(gaps)
 
 
 # --- Sums of any numbers: rounded alike, whatever comes later and wherever rows lie.
