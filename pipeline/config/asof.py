@@ -27,8 +27,12 @@ _NUMBERS = frozenset({"tinyint", "smallint", "int", "bigint", "float", "double"}
 _LONGEST = timedelta(days=1_000_000)
 
 
-def _parsed(given: Any) -> Any:
-    """A time such as `36 hours`; numbers stay as they are."""
+def parsed_distance(given: Any) -> Any:
+    """Reads a time such as `36 hours`; numbers stay as they are.
+
+    Raises:
+        ValueError: It is neither, or is negative or too large.
+    """
     if isinstance(given, timedelta):
         return given
     if isinstance(given, int | float) and not isinstance(given, bool):
@@ -59,7 +63,7 @@ def _shown(tolerance: int | float | timedelta) -> int | float | str:
 
 Tolerance = Annotated[
     int | float | timedelta,
-    BeforeValidator(_parsed),
+    BeforeValidator(parsed_distance),
     PlainSerializer(_shown),
 ]
 """How far apart two times, or two numbers, may be."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
+from pipeline.config.histories import History
 from pipeline.config.label import Label
 from pipeline.config.splits import AnySplits, StratifiedSplits
 from pipeline.errors import ConfigError
@@ -18,7 +19,7 @@ from pipeline.settings import Name, Positive, Settings, is_pattern
 class Described(Settings):
     """Stage 2: `clean` to `features`, without the sections of the kinds."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"kinds", "entities", "weight"})
+    added: ClassVar[frozenset[str]] = frozenset({"kinds", "entities", "histories", "weight"})
 
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
@@ -29,6 +30,8 @@ class Described(Settings):
     another split is counted and reported."""
     leakage: tuple[str, ...]
     """Columns known only after the moment of prediction; no feature can be made of them."""
+    histories: dict[Name, History] = {}
+    """New columns made of each entity's earlier events: see docs/histories.md."""
     derive: dict[Name, str] = {}
     """New column to Spark SQL over `clean` without the leakage columns."""
     weight: str | None = Field(default=None, min_length=1)

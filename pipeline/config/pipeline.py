@@ -13,6 +13,7 @@ from pipeline.address import address_of
 from pipeline.config.class_weights import require_classes_known
 from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join
 from pipeline.config.features import Features, with_own_kinds
+from pipeline.config.histories import history_texts, require_columns_of_their_own
 from pipeline.config.schedule import Schedule
 from pipeline.config.score import Score
 from pipeline.config.source import OTHER_COLUMNS, Column, Files, Source
@@ -91,8 +92,14 @@ class Pipeline(Settings):
 
     def is_sensitive_feature(self, name: str) -> bool:
         """Whether a column that features are made of is sensitive, or derived from one that is."""
-        words = set(re.findall(r"[\w.]+", self.features.derive.get(name, name)))
-        return self.is_sensitive(name) or any(map(self.is_sensitive, words))
+        made = {**history_texts(self.features.histories), **self.features.derive}
+        names, seen = {name}, set[str]()
+        while names - seen:
+            new = names - seen
+            seen |= new
+            words = [re.findall(r"[\w.]+", made[each]) for each in new if each in made]
+            names = {word for each in words for word in each}
+        return any(map(self.is_sensitive, seen))
 
     @model_validator(mode="after")
     def _storage_fits_the_lake(self) -> Self:
@@ -157,6 +164,11 @@ class Pipeline(Settings):
             leakage=self.features.leakage,
             column_of=self.column_of,
         )
+        for name, history in self.features.histories.items():
+            require_known(f"features.histories.{name}.entity", history.entity, columns)
+            require_known(f"features.histories.{name}.order", history.order, columns)
+        require_columns_of_their_own(self.features.histories, columns)
+        columns |= set(history_texts(self.features.histories))
         columns |= set(self.features.derive)
         for kind, name, how in self.features.asked():
             require_known(f"features.{kind.name}", how.reads(name), columns)

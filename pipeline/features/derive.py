@@ -41,17 +41,23 @@ def with_derived(
         where = f"features.derive.{name}"
         if name in frame.columns:
             raise SpecError(where, "is a column of clean already", "Choose another name.")
-        derived = _without_leakage(frame.drop(*hidden), text, where, leakage)
+        derived = without_leakage(frame.drop(*hidden), text, where, leakage)
         frame = frame.withColumn(name, derived.column)
     if weight is not None:
-        found = _without_leakage(frame.drop(*hidden), weight, SETTING, leakage)
+        found = without_leakage(frame.drop(*hidden), weight, SETTING, leakage)
         frame = frame.withColumn(WEIGHT, weight_value(found, weight))
     return frame.drop(*leakage)
 
 
-def _without_leakage(
+def without_leakage(
     everything: DataFrame, text: str, where: str, leakage: Sequence[str]
 ) -> Checked:
+    """Resolves an expression against the columns that are known at the moment of prediction.
+
+    Raises:
+        LeakageError: It uses a leakage column.
+        SpecError: It is wrong in another way.
+    """
     try:
         return checked(everything.drop(*leakage), text, where, SpecError)
     except SpecError as error:
@@ -86,4 +92,4 @@ def require_no_leakage_in_clean(spark: SparkSession, pipeline: Pipeline, clean: 
             )
     period = pipeline.clean.period
     contract = spark.createDataFrame([], to_spark(clean.schema)).drop(period.column)
-    _without_leakage(contract, period.expression, "clean.period.expression", leakage)
+    without_leakage(contract, period.expression, "clean.period.expression", leakage)

@@ -54,6 +54,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         leakage=features.leakage,
         derive=dict(features.derive),
         weight=features.weight,
+        histories=dict(features.histories),
         parts=tuple(
             how.fitted(name, _measured_of(place, kind, name, measured, counted))
             for place, (kind, name, how) in enumerate(asked)

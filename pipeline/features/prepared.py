@@ -8,9 +8,11 @@ from typing import Protocol
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipeline.config import Label, SpecSplits
+from pipeline.config import History, Label, SpecSplits
+from pipeline.config.histories import history_columns
 from pipeline.errors import SpecError
 from pipeline.features.derive import with_derived
+from pipeline.features.histories import with_histories
 from pipeline.features.label import absence, label_values
 from pipeline.features.splits import REST, TEST, TRAIN, UNLABELLED, VALIDATION, split_of
 from pipeline.features.weight import WEIGHT
@@ -60,26 +62,34 @@ class Preparation(Protocol):
     def weight(self) -> str | None:
         """Spark SQL of a row's weight; None where all rows count the same."""
 
+    @property
+    def histories(self) -> Mapping[str, History]:
+        """What an entity's earlier events say."""
 
-def prepared(clean: DataFrame, how: Preparation) -> DataFrame:
+
+def prepared(clean: DataFrame, how: Preparation, context: DataFrame | None = None) -> DataFrame:
     """All that features may be made of, with label and split.
 
     Args:
         clean: Rows of `clean`.
-        how: Label, splits, leakage and derived columns.
+        how: Label, splits, leakage, histories and derived columns.
+        context: Further rows of `clean` that histories need; None where `clean` holds them all.
 
     Returns:
-        The columns of `clean` less the leakage, the derived ones, `WEIGHT` if rows have weights,
-        `ABSENT` (why there is no label, or null), `SPLIT` (train, validation, test, unlabelled or
-        rest) and the label's columns: `int` for classes, else `float`.
+        The columns of `clean` less the leakage, those of histories, the derived ones, `WEIGHT` if
+        rows have weights, `ABSENT` (why there is no label, or null), `SPLIT` (train, validation,
+        test, unlabelled or rest) and the label's columns: `int` for classes, else `float`.
 
     Raises:
         SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
     """
+    made = [column for column, _, _ in history_columns(how.histories)]
+    everything = with_histories(clean, how.histories, how.leakage, context)
+    clean = everything.drop(*made)
     labels = label_values(clean, how.label)
     # Names that no column of ours or of a user's has: an expression may be called like the label.
     hidden = {name: f"{HIDDEN_LABEL}_{place}" for place, name in enumerate(labels)}
-    labelled = clean.withColumns({hidden[name]: value for name, value in labels.items()})
+    labelled = everything.withColumns({hidden[name]: value for name, value in labels.items()})
     absent = absence(clean, how.label, [F.col(name) for name in hidden.values()])
     labelled = labelled.withColumn(ABSENT, absent)
     frame = with_derived(labelled, how.derive, how.leakage, (*hidden.values(), ABSENT), how.weight)

@@ -23,7 +23,7 @@ from pydantic import (
     model_serializer,
 )
 
-from pipeline.config import Label, SpecSplits
+from pipeline.config import History, Label, SpecSplits
 from pipeline.errors import SpecError
 from pipeline.features.format_1 import FormatOne
 from pipeline.features.kinds import FeatureColumn, Fitted, Id, Number, kinds
@@ -70,6 +70,8 @@ class FeatureSpec(BaseModel):
     derive: dict[str, str]
     weight: str | None = None
     """Spark SQL of a row's weight in the training's loss."""
+    histories: dict[str, History] = {}
+    """What an entity's earlier events say."""
     parts: tuple[Part, ...]
     """The fitted features, in the order of a network's inputs."""
 
@@ -77,11 +79,10 @@ class FeatureSpec(BaseModel):
     """The text that it was read from, of format 1."""
 
     @model_serializer(mode="wrap")
-    def _without_no_weight(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = dump(self)
-        if self.weight is None:
-            dumped.pop("weight", None)
-        return dumped
+        unset = [name for name in ("weight", "histories") if not getattr(self, name)]
+        return {name: value for name, value in dumped.items() if name not in unset}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values, and nothing that was computed of the old ones."""

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 
 from pipeline.config import Pipeline
 from pipeline.errors import CountError, SpecError
+from pipeline.features.affected import with_later_rows
 from pipeline.features.catalogue import fitted_spec, local_of, record, record_local
 from pipeline.features.derive import require_no_leakage_in_clean
 from pipeline.features.fit import fit
@@ -117,7 +118,8 @@ def ensure_features(
 ) -> tuple[Table, bool]:
     """Brings the table of a spec, the newest or a champion's, to a version of `clean`.
 
-    Only rows that came since are read, and the periods of which rows were taken away.
+    Only rows that came since are read, and the periods of which rows were taken away; where there
+    are histories, also the periods of later rows of the same entities, and all earlier events.
 
     Returns:
         The table, and whether it was there already.
@@ -135,7 +137,8 @@ def ensure_features(
     _require_columns(clean, spec)
     found = _overlaps(spark, pipeline, spec, clean)
     notes = {RUN: written_as, OVERLAPS: to_note(found)}
-    _write(spark, pipeline, spec=spec, table=table, todo=todo, notes=notes)
+    todo, context = with_later_rows(spark, todo, clean, spec)
+    _write(spark, pipeline, spec=spec, table=table, todo=todo, context=context, notes=notes)
     return table, False
 
 
@@ -164,11 +167,12 @@ def _write(
     spec: FeatureSpec,
     table: Table,
     todo: Backlog,
+    context: DataFrame | None,
     notes: dict[str, str],
 ) -> None:
     """Makes features of the backlog's rows, and commits them."""
     observation = Observation()
-    rows = _observed(prepared(todo.rows.dataframe(spark), spec), spec, observation)
+    rows = _observed(prepared(todo.rows.dataframe(spark), spec, context), spec, observation)
     # Sorted: Spark wants it by partition anyway, and equal rows then give equal files.
     frame = features(rows, spec, with_missing=_tells_missing(table, spec))
     frame = frame.sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)

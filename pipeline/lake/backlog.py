@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pipeline.lake.changes import changes
+from pipeline.lake.changes import Changes, changes
 from pipeline.lake.snapshot import Snapshot
 from pipeline.lake.table import Table
 from pipeline.lake.transaction import Partition, Since, Transaction
@@ -28,6 +28,8 @@ class Backlog:
     """What the commit that ends the backlog is known by; None to do again what has been done."""
     since: Since
     """What the backlog was worked out upon."""
+    changes: Changes | None = None
+    """Files of the source that came and went; None where the log does not tell, or none did."""
 
     @property
     def done(self) -> bool:
@@ -78,18 +80,19 @@ def backlog(
     """
     transaction = Transaction(f"{app}/{snapshot.table_id}", snapshot.version)
     since = Since(transaction.app, derived.transaction_version(transaction.app))
-    rows, replaces = _lacking(since.number, source, snapshot, period_column)
-    return Backlog(rows=rows, replaces=replaces, transaction=transaction, since=since)
+    known = since.number is not None and since.number < snapshot.version
+    found = changes(source, since.number or 0, snapshot.version) if known else None
+    rows, replaces = _lacking(since.number, found, snapshot, period_column)
+    return Backlog(
+        rows=rows, replaces=replaces, transaction=transaction, since=since, changes=found
+    )
 
 
 def _lacking(
-    number: int | None, source: Table, snapshot: Snapshot, period_column: str
+    number: int | None, found: Changes | None, snapshot: Snapshot, period_column: str
 ) -> tuple[Snapshot, set[str | None] | Literal["all", "nothing"]]:
-    if number is None:
-        return snapshot, "all"
-    if number >= snapshot.version:
+    if number is not None and number >= snapshot.version:
         return snapshot.of_files(()), "nothing"
-    found = changes(source, number, snapshot.version)
     if found is None:
         return snapshot, "all"
     if not found.removed:
