@@ -102,7 +102,7 @@ def _strange(clean: DataFrame, columns: Sequence[str]) -> DataFrame:
     measures = [F.min(c).alias(f"least {c}") for c in ordered]
     measures += [F.max(c).alias(f"greatest {c}") for c in ordered]
     measures += [F.count_if(F.col(c).isNull()).alias(f"nulls {c}") for c in columns]
-    found = clean.agg(*measures).head()
+    found = clean.agg(*measures).head() if measures else None
     if found is None:
         return clean.limit(0)
     values = [(c, found[f"{end} {c}"]) for c in ordered for end in ("least", "greatest")]
