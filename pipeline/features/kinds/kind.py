@@ -61,6 +61,11 @@ class FeatureSettings(Settings):
         """Form of the columns that it makes, which decides the networks that can read it."""
         raise NotImplementedError
 
+    @property
+    def forms(self) -> frozenset[type[FeatureColumn]]:
+        """All forms of the columns that it makes, where they are several."""
+        return frozenset({self.form})
+
     def reads(self, name: str) -> tuple[str, ...]:
         """Columns of `clean`, or derived ones, that the feature is made of."""
         return (name,)
@@ -143,6 +148,11 @@ class Fitted(BaseModel):
     def word(self, id_: int) -> str:
         """What an id from `FIRST_ID` on stands for, for the report."""
         return f"id {id_ - FIRST_ID}"
+
+    def word_in(self, column: FeatureColumn, id_: int) -> str:
+        """The same for one of several columns of ids."""
+        del column
+        return self.word(id_)
 
 
 class Need(NamedTuple):
