@@ -101,6 +101,21 @@ SETTINGS: dict[str, Callable[[], st.SearchStrategy[dict[str, Any]]]] = {
     "series": lambda: st.dictionaries(
         st.sampled_from(["xs", "fixed"]), st.builds(dict, longest=st.integers(1, 4))
     ),
+    "piecewise": lambda: a_number({"bins": st.sampled_from([1, 2, 5, 16])}),
+    "buckets": lambda: st.dictionaries(
+        st.sampled_from(NUMBERS),
+        st.builds(dict, count=st.integers(2, 6), strategy=st.sampled_from(["quantile", "uniform"]))
+        | st.builds(dict, edges=st.sampled_from([[0.0], [-2.5, -1e-9, 3.0]])),
+    ),
+    "vectors": lambda: st.dictionaries(
+        st.just("fixed"),
+        st.builds(
+            dict,
+            width=st.just(3),
+            missing=st.sampled_from(["error", "zeros"]),
+            normalize=st.booleans(),
+        ),
+    ),
 }
 """Random settings of each kind; a kind without an entry fails the test below."""
 

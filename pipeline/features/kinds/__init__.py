@@ -32,7 +32,17 @@ import importlib
 from collections.abc import Iterable, Mapping
 
 from pipeline.errors import ConfigError
-from pipeline.features.kinds import categorical, cyclic, images, numeric, series, tokens
+from pipeline.features.kinds import (
+    buckets,
+    categorical,
+    cyclic,
+    images,
+    numeric,
+    piecewise,
+    series,
+    tokens,
+    vectors,
+)
 from pipeline.features.kinds.columns import (
     CATEGORICAL,
     FIRST_ID,
@@ -50,7 +60,10 @@ from pipeline.features.kinds.columns import (
 )
 from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
 
-_MODULES = (numeric, cyclic, categorical, images, tokens, series)
+_MODULES = (
+    *(numeric, cyclic, categorical, images, tokens, series),
+    *(piecewise, buckets, vectors),
+)
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
 

@@ -202,3 +202,21 @@ NUMBERS = Need(
     "a series is to be an array of numbers",
     "Derive one from it, such as transform(split(column, ','), x -> try_cast(x AS double)).",
 )
+
+
+def require_values(measured: Measured, count: str) -> None:
+    """Refuses a feature without a value to fit on.
+
+    Args:
+        measured: What the fitting pass measured.
+        count: Name of the measure that counts the values.
+
+    Raises:
+        SpecError: The column has no value in the train split.
+    """
+    if not measured.values[count]:
+        raise SpecError(
+            measured.setting,
+            f"has no value among the {measured.rows} train rows",
+            "Leave this feature out, or correct the join or expression it comes from.",
+        )
