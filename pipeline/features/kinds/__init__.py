@@ -36,6 +36,7 @@ from pipeline.features.kinds import (
     buckets,
     categorical,
     cyclic,
+    dates,
     images,
     numeric,
     piecewise,
@@ -62,7 +63,7 @@ from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured
 
 _MODULES = (
     *(numeric, cyclic, categorical, images, tokens, series),
-    *(piecewise, buckets, vectors),
+    *(piecewise, buckets, vectors, dates),
 )
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
