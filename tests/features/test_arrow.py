@@ -37,6 +37,8 @@ SCHEMA = pa.schema(
         ("day", pa.date32()),
         ("at", pa.timestamp("us", "UTC")),
         ("clock", pa.timestamp("us")),
+        ("items", pa.list_(pa.string())),
+        ("numbers", pa.list_(pa.int64())),
         ("xs", pa.list_(pa.float64())),
         ("fixed", pa.list_(pa.float32())),
         ("pixels", pa.binary()),
@@ -73,6 +75,8 @@ rows = st.fixed_dictionaries(
         "day": st.none() | st.dates(dt.date(1, 1, 1), dt.date(9999, 12, 31)),
         "at": st.none() | st.datetimes(EARLIEST, LATEST, timezones=st.just(dt.UTC)),
         "clock": st.none() | st.datetimes(EARLIEST, LATEST),
+        "items": st.none() | st.lists(st.none() | st.sampled_from(TEXTS), max_size=6),
+        "numbers": st.none() | st.lists(st.none() | st.integers(-3, 3), max_size=6),
         "xs": st.none() | st.lists(st.none() | numbers, max_size=5),
         "fixed": st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3),
         "pixels": st.binary(min_size=4, max_size=4),
@@ -122,6 +126,13 @@ SETTINGS: dict[str, Callable[[], st.SearchStrategy[dict[str, Any]]]] = {
             missing=st.sampled_from(["error", "zeros"]),
             normalize=st.booleans(),
         ),
+    ),
+    "bags": lambda: st.dictionaries(
+        st.sampled_from(["items", "numbers"]),
+        st.fixed_dictionaries(
+            {"longest": st.integers(1, 4)}, optional={"buckets": st.sampled_from([2, 50])}
+        )
+        | st.builds(dict, minimum_count=st.integers(1, 4), longest=st.integers(1, 4)),
     ),
     "dates": lambda: st.dictionaries(
         st.sampled_from(["day", "at", "clock"]),

@@ -33,6 +33,7 @@ from collections.abc import Iterable, Mapping
 
 from pipeline.errors import ConfigError
 from pipeline.features.kinds import (
+    bags,
     buckets,
     categorical,
     cyclic,
@@ -50,6 +51,7 @@ from pipeline.features.kinds.columns import (
     MISSING_ID,
     NUMERIC,
     UNKNOWN_ID,
+    Bag,
     FeatureColumn,
     Id,
     Image,
@@ -63,7 +65,7 @@ from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured
 
 _MODULES = (
     *(numeric, cyclic, categorical, images, tokens, series),
-    *(piecewise, buckets, vectors, dates),
+    *(piecewise, buckets, vectors, dates, bags),
 )
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
@@ -121,6 +123,7 @@ __all__ = [
     "MISSING_ID",
     "NUMERIC",
     "UNKNOWN_ID",
+    "Bag",
     "FeatureColumn",
     "FeatureSettings",
     "Fitted",

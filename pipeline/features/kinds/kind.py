@@ -27,9 +27,11 @@ class Words(NamedTuple):
     """A request to count the distinct values of a column over the train split."""
 
     value: Column
-    """String; null is not counted."""
+    """String, or with `is_list` an array of strings; null is not counted."""
     minimum_count: int
     """Values that occur less often are not reported."""
+    is_list: bool = False
+    """Whether each element of an array is counted."""
 
 
 class Counted(NamedTuple):
