@@ -89,9 +89,9 @@ def random_inputs(shapes: Shapes, rows: int, longest: int = 6, seed: int = 0) ->
             continue
         own = longest + place if longest else 0  # bags have a longest of their own
         lengths = torch.randint(0, own + 1, (rows,), generator=random)
-        ids = torch.randint(1, each.ids, (rows, own), generator=random)
+        drawn = torch.randint(1, each.ids, (rows, own), generator=random)
         inputs[shapes.lengths[name]] = lengths
-        inputs[name] = (ids * (torch.arange(own) < lengths.unsqueeze(1))).int()
+        inputs[name] = (drawn * (torch.arange(own) < lengths.unsqueeze(1))).int()
     return inputs
 
 

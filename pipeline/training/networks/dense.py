@@ -105,7 +105,7 @@ class Columns(nn.Module):
     def numbers(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """Numeric features, vectors and bags, each float [rows, some of the width]."""
         numeric = [inputs["numeric"]] if "numeric" in inputs else []
-        return numeric + [inputs[name] for name in self.vectors] + self.bags(inputs)
+        return [*numeric, *(inputs[name] for name in self.vectors), *self.bags(inputs)]
 
     def parts(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """What there is of them, each float [rows, some of the width]."""
