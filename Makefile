@@ -23,7 +23,7 @@ PYTHON ?= python3
 unexport PYTHONDONTWRITEBYTECODE
 # Where it is installed, and with which extras of pyproject.toml: the image has its own.
 VENV ?= .venv
-EXTRAS ?= demo images serve dev
+EXTRAS ?= demo images dates serve dev
 # The release of torch that everything here was tested with.
 TORCH := torch==2.13.0
 # The release of Airflow that conf/airflow was tested with. Airflow's own constraints lie where not every

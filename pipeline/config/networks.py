@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from pipeline.features.kinds import FeatureColumn, Id, Image, Number, Sequence, Vector
+from pipeline.features.kinds import Bag, FeatureColumn, Id, Image, Number, Sequence, Vector
 from pipeline.settings import Fraction, Positive, Settings
 
 Activation = Literal["relu", "gelu", "silu", "tanh", "elu", "leaky_relu"]
 
 
 Forms = Mapping[type[FeatureColumn], int]
-"""How many features there are of each form."""
+"""How many features there are of each form; bags are none of the ordered sequences."""
 
 
 class Family(Settings):
@@ -36,7 +36,7 @@ class Network(Family):
 
 
 class Mlp(Network):
-    """Dense layers over numbers, embeddings of categories, and the values of an image."""
+    """Dense layers over numbers, embeddings of categories and bags, and an image's values."""
 
     family: Literal["mlp"] = "mlp"
     hidden: tuple[Positive, ...] = (64, 32)
@@ -113,6 +113,8 @@ class Vae(Network):
             return "rebuilds numbers or an image, no categories"
         if forms.get(Vector):
             return "rebuilds numbers or an image, no vectors"
+        if forms.get(Bag):
+            return "rebuilds numbers or an image, no bags"
         if forms.get(Image) and forms.get(Number):
             return "rebuilds numbers or an image, not both"
         return _no_sequence(forms) or _one_image(forms)

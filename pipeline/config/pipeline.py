@@ -230,6 +230,8 @@ def _require_network_fits(features: Features, train: Train) -> None:
                 f"train.{setting} {chosen!r} is none of the task {task}; "
                 f"allowed: {', '.join(allowed)}"
             )
-    refusal = train.model.refusal(Counter(how.form for _, _, how in features.asked()))
+    refusal = train.model.refusal(
+        Counter(form for _, _, how in features.asked() for form in how.forms)
+    )
     if refusal is not None:
         raise ValueError(f"train.model.family {family} {refusal}")

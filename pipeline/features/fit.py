@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, Row
@@ -10,7 +11,7 @@ from pyspark.sql import functions as F
 
 from pipeline.config import Features
 from pipeline.errors import SpecError
-from pipeline.features.kinds.kind import Counted, FeatureSettings, Kind, Measured
+from pipeline.features.kinds.kind import Counted, FeatureSettings, Kind, Measured, Words
 from pipeline.features.label import bad_labels, is_bad_label
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.splits import no_train_rows
@@ -97,17 +98,13 @@ def _one_pass(
     if not wanted:
         return _measured(train, measures), []
     observation = Observation()
-    pairs = [
-        F.struct(F.lit(place).alias("place"), each.value.alias("word"))
-        for place, each in wanted.items()
-    ]
     enough = F.lit(False)
     for place, each in wanted.items():
         enough |= (F.col("place") == place) & (F.col("count") >= each.minimum_count)
     # Not the data is collected but the vocabularies, which are part of the model.
     frequent = (
         train.observe(observation, *measures)
-        .select(F.explode(F.array(*pairs)).alias("pair"))
+        .select(F.explode(_pairs(wanted)).alias("pair"))
         .select("pair.place", "pair.word")
         .where("word IS NOT NULL")
         .groupBy("place", "word")
@@ -124,6 +121,22 @@ def _one_pass(
         )
     # Without any word, nothing may have passed by the observer.
     return observation.get if frequent else _measured(train, measures), frequent
+
+
+def _pairs(wanted: Mapping[int, Words]) -> Column:
+    """Of a row, an array of (place of the feature, word)."""
+
+    def pair(place: int, word: Column) -> Column:
+        return F.struct(F.lit(place).alias("place"), word.alias("word"))
+
+    single = [pair(place, each.value) for place, each in wanted.items() if not each.is_list]
+    lists = [
+        # A null array would make the whole row null.
+        F.transform(F.coalesce(each.value, F.array().cast("array<string>")), partial(pair, place))
+        for place, each in wanted.items()
+        if each.is_list
+    ]
+    return F.concat(*([F.array(*single)] if single else []), *lists) if lists else F.array(*single)
 
 
 def _prefix(place: int) -> str:

@@ -294,7 +294,11 @@ def _read(
         block = decode(file, group.index, layout, where)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(where, error) from error
-    inputs = {each.name: torch.as_tensor(each.tensor(block[each.name])) for each in layout.tensors}
+    # Lists of one length are views of Arrow's memory, which torch does not take for its own.
+    arrays = {each.name: each.tensor(block[each.name]) for each in layout.tensors}
+    inputs = {
+        name: torch.as_tensor(np.require(array, requirements="W")) for name, array in arrays.items()
+    }
     lengths = {}
     for sequence in layout.sequences:
         inputs[sequence.name], lengths[sequence.name] = padded(block[sequence.name], sequence)

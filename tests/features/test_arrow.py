@@ -14,12 +14,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from pipeline.config import Features
 from pipeline.errors import SpecError
 from pipeline.features.arrow import features_of
 from pipeline.features.fit import fit
 from pipeline.features.kinds import kinds
+from pipeline.features.kinds.moments import PARTS
 from pipeline.features.prepared import SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
@@ -34,6 +36,10 @@ SCHEMA = pa.schema(
         ("b", pa.bool_()),
         ("s", pa.string()),
         ("day", pa.date32()),
+        ("at", pa.timestamp("us", "UTC")),
+        ("clock", pa.timestamp("us")),
+        ("items", pa.list_(pa.string())),
+        ("numbers", pa.list_(pa.int64())),
         ("xs", pa.list_(pa.float64())),
         ("fixed", pa.list_(pa.float32())),
         ("pixels", pa.binary()),
@@ -57,6 +63,7 @@ TEXTS = [
     "\x00",
     "\ud55c\uae00 \ud55c",
 ]
+EARLIEST, LATEST = dt.datetime(1, 1, 3), dt.datetime(9999, 12, 29)  # noqa: DTZ001 - a clock
 
 numbers = st.floats(width=64) | st.sampled_from([0.0, -0.0, 1.0, 5e-324, 3.3e38, 3.5e38, -1e300])
 rows = st.fixed_dictionaries(
@@ -68,6 +75,10 @@ rows = st.fixed_dictionaries(
         "b": st.none() | st.booleans(),
         "s": st.none() | st.sampled_from(TEXTS) | st.text(max_size=8),
         "day": st.none() | st.dates(dt.date(1, 1, 1), dt.date(9999, 12, 31)),
+        "at": st.none() | st.datetimes(EARLIEST, LATEST, timezones=st.just(dt.UTC)),
+        "clock": st.none() | st.datetimes(EARLIEST, LATEST),
+        "items": st.none() | st.lists(st.none() | st.sampled_from(TEXTS), max_size=6),
+        "numbers": st.none() | st.lists(st.none() | st.integers(-3, 3), max_size=6),
         "xs": st.none() | st.lists(st.none() | numbers, max_size=5),
         "fixed": st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3),
         "pixels": st.binary(min_size=4, max_size=4),
@@ -117,6 +128,39 @@ SETTINGS: dict[str, Callable[[], st.SearchStrategy[dict[str, Any]]]] = {
             scale=st.sampled_from(["standard", "none"]),
         ),
     ),
+    "piecewise": lambda: a_number({"bins": st.sampled_from([1, 2, 5, 16])}),
+    "buckets": lambda: st.dictionaries(
+        st.sampled_from(NUMBERS),
+        st.builds(dict, count=st.integers(2, 6), strategy=st.sampled_from(["quantile", "uniform"]))
+        | st.builds(dict, edges=st.sampled_from([[0.0], [-2.5, -1e-9, 3.0]])),
+    ),
+    "vectors": lambda: st.dictionaries(
+        st.just("fixed"),
+        st.builds(
+            dict,
+            width=st.just(3),
+            missing=st.sampled_from(["error", "zeros"]),
+            normalize=st.booleans(),
+        ),
+    ),
+    "bags": lambda: st.dictionaries(
+        st.sampled_from(["items", "numbers"]),
+        st.fixed_dictionaries(
+            {"longest": st.integers(1, 4)}, optional={"buckets": st.sampled_from([2, 50])}
+        )
+        | st.builds(dict, minimum_count=st.integers(1, 4), longest=st.integers(1, 4)),
+    ),
+    "dates": lambda: st.dictionaries(
+        st.sampled_from(["day", "at", "clock"]),
+        st.fixed_dictionaries(
+            {"parts": st.lists(st.sampled_from(["year", *PARTS]), min_size=1, unique=True)},
+            optional={
+                "cyclic": st.booleans(),
+                "since": st.sampled_from(["2001-01-01", "day", "at", "clock"]),
+                "time_zone": st.sampled_from(["Europe/Berlin", "America/St_Johns"]),
+            },
+        ),
+    ),
 }
 """Random settings of each kind; a kind without an entry fails the test below."""
 
@@ -149,7 +193,9 @@ def by_both(
     spark: SparkSession, clean: pa.Table, how: Features
 ) -> tuple[FeatureSpec, pa.Table, pa.Table]:
     """The spec, and the features by Spark and by Arrow, in the order of `id`."""
-    frame = prepared(spark.createDataFrame(clean), how)
+    # PySpark takes Arrow's timestamps without a zone for instants.
+    given = spark.createDataFrame(clean).withColumn("clock", F.col("clock").cast("timestamp_ntz"))
+    frame = prepared(given, how)
     spec = fit(frame.where(f"{SPLIT} = '{TRAIN}'"), how, "both", "period")
     by_spark = features(frame, spec).select("id", *spec.feature_columns).toArrow().sort_by("id")
     return spec, by_spark, features_of(clean, spec)

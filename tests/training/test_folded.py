@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from pipeline.config import Cnn, Mlp
 from pipeline.training.networks import Shapes, architecture_of, build, folded
 from pipeline.training.networks.folded import MOST_NUMBERS, Folded
-from tests.training.test_networks import EVERY, architecture, random_inputs
+from tests.training.test_networks import BAG, EVERY, VECTORS, architecture, random_inputs
 
 every_shape = st.builds(
     Shapes,
     numeric=st.integers(0, 4),
     cardinalities=st.lists(st.integers(2, 90), min_size=1, max_size=5).map(tuple),
     image=st.sampled_from([(), (3, 4), (2, 2, 3)]),
+    others=st.sampled_from([{}, VECTORS, {"bag": BAG}, {"bag_a": BAG, "bag_b": BAG, **VECTORS}]),
 )
 
 
@@ -31,8 +32,7 @@ def test_a_folded_network_says_the_same(
 ) -> None:
     network = build(architecture_of(Mlp(hidden=tuple(hidden)), shapes, 2), seed).to(dtype).eval()
     inputs = random_inputs(shapes, rows, seed=seed)
-    if shapes.numeric:
-        inputs["numeric"] = inputs["numeric"].to(dtype)
+    inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
     # As features are decoded, column by column.
     inputs["categorical"] = inputs["categorical"].T.contiguous().T
     found = folded(network)

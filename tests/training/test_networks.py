@@ -9,19 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from pipeline.config import Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.errors import ConfigError, ModelError
 from pipeline.training.networks import (
     Architecture,
+    Input,
     Shapes,
     add_export,
     architecture_of,
     build,
     rebuilt_from,
 )
-from pipeline.training.networks.dense import embedding_width
+from pipeline.training.networks.dense import Bags, embedding_width
 from pipeline.training.tasks.reconstruction import coded
 
 DENSE = Shapes(numeric=3, cardinalities=(5, 9))
@@ -29,6 +31,9 @@ IMAGE = Shapes(image=(12, 10))
 COLOUR = Shapes(image=(9, 8, 3), numeric=2)
 TOKENS = Shapes(token_ids=11, numeric=2, cardinalities=(4,))
 SERIES = Shapes(series=True)
+BAG = Input(form="sequence", ids=7, ordered=False)
+BAGS = Shapes(numeric=2, cardinalities=(5,), others={"bag_a": BAG, "bag_b": BAG})
+VECTORS = {"vector": Input(form="vector", shape=(3,))}
 
 EVERY: dict[str, tuple[Model, Shapes]] = {
     "mlp": (Mlp(hidden=(6,), dropout=0.2), DENSE),
@@ -38,6 +43,15 @@ EVERY: dict[str, tuple[Model, Shapes]] = {
     "cnn in colour": (Cnn(family="cnn", channels=(3,), batch_norm=True, hidden=()), COLOUR),
     "gru of tokens": (Rnn(family="rnn", units=4, token_dimension=3), TOKENS),
     "lstm of a series": (Rnn(family="rnn", cell="lstm", units=4, layers=2), SERIES),
+    "mlp of bags": (Mlp(hidden=(6,)), BAGS),
+    "cnn beside a bag": (
+        Cnn(family="cnn", channels=(3,), hidden=()),
+        Shapes(image=(8, 8), others={"bag": BAG}),
+    ),
+    "gru beside a bag and a vector": (
+        Rnn(family="rnn", units=4),
+        Shapes(series=True, others={"bag": BAG, **VECTORS}),
+    ),
     "vae of an image": (Vae(family="vae", hidden=(7,), latent=2), IMAGE),
     "vae of numbers": (Vae(family="vae", hidden=(7,), latent=2), Shapes(numeric=5)),
 }
@@ -67,6 +81,17 @@ def random_inputs(shapes: Shapes, rows: int, longest: int = 6, seed: int = 0) ->
             inputs["tokens"] = (tokens * valid).int()
         else:
             inputs["series"] = torch.rand(rows, longest, generator=random) * valid
+    if shapes.series and shapes.others:
+        inputs[shapes.lengths["series"]] = inputs.pop("lengths")
+    for place, (name, each) in enumerate(shapes.others.items()):
+        if each.form == "vector":
+            inputs[name] = torch.rand(rows, *each.shape, generator=random)
+            continue
+        own = longest + place if longest else 0  # bags have a longest of their own
+        lengths = torch.randint(0, own + 1, (rows,), generator=random)
+        drawn = torch.randint(1, each.ids, (rows, own), generator=random)
+        inputs[shapes.lengths[name]] = lengths
+        inputs[name] = (drawn * (torch.arange(own) < lengths.unsqueeze(1))).int()
     return inputs
 
 
@@ -160,6 +185,26 @@ def test_every_input_reaches_the_outputs(name: str) -> None:
         assert not torch.allclose(module(changed), before, atol=1e-6), key
 
 
+def test_a_bag_is_the_mean_of_its_ids_whatever_their_order() -> None:
+    bags = Bags(Shapes(others={"bag": BAG}), 8)
+    (table,) = bags.tables.parameters()
+    assert not table[0].any()
+    rows = torch.tensor([[3, 5, 6], [6, 3, 5], [4, 0, 0], [0, 0, 0]]).int()
+    (found,) = bags({"bag": rows})
+    three = (table[3] + table[5] + table[6]) / 3
+    torch.testing.assert_close(
+        found, torch.stack([three, three, table[4], torch.zeros(bags.width)])
+    )
+    found.sum().backward()
+    assert table.grad is not None
+    assert not table.grad[0].any()
+
+
+def test_a_bag_without_ids_is_refused() -> None:
+    with pytest.raises(ValidationError, match="is a bag, but not one of ids"):
+        Shapes(others={"bag": Input(form="sequence", ordered=False)})
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(["gru of tokens", "lstm of a series"]), st.integers(0, 9), st.integers(0, 99)
@@ -248,6 +293,8 @@ def test_more_poolings_than_an_image_has_sides_for_are_refused() -> None:
         (Rnn(family="rnn"), Shapes(token_ids=5, series=True)),
         (Rnn(family="rnn"), Shapes(series=True, image=(4, 4))),
         (Vae(family="vae"), TOKENS),
+        (Vae(family="vae"), Shapes(numeric=3, others={"bag": BAG})),
+        (Rnn(family="rnn"), BAGS),
     ],
 )
 def test_inputs_that_a_family_does_not_read_are_refused(model: Model, shapes: Shapes) -> None:

@@ -25,6 +25,7 @@ is stored names kinds by their names only; which code that is, the YAML decides.
     kind.py     the base classes     columns.py  forms of columns     scales.py  scales of numbers
     values.py   values of `clean` as numbers and texts                lists.py   Arrow's lists
     recordings.py  samples of recordings                              mels.py    log-mel frames
+    moments.py  dates and times on a clock    calendars.py  holidays    date_columns.py  of both
 """
 
 from __future__ import annotations
@@ -35,13 +36,27 @@ from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Listed
 
 from pipeline.errors import ConfigError
-from pipeline.features.kinds import audio, categorical, cyclic, images, numeric, series, tokens
+from pipeline.features.kinds import (
+    audio,
+    bags,
+    buckets,
+    categorical,
+    cyclic,
+    dates,
+    images,
+    numeric,
+    piecewise,
+    series,
+    tokens,
+    vectors,
+)
 from pipeline.features.kinds.columns import (
     CATEGORICAL,
     FIRST_ID,
     MISSING_ID,
     NUMERIC,
     UNKNOWN_ID,
+    Bag,
     FeatureColumn,
     Id,
     Image,
@@ -53,7 +68,10 @@ from pipeline.features.kinds.columns import (
 )
 from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
 
-_MODULES = (numeric, cyclic, categorical, images, tokens, series, audio)
+_MODULES = (
+    *(numeric, cyclic, categorical, images, tokens, series, audio),
+    *(piecewise, buckets, vectors, dates, bags),
+)
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
 
@@ -115,6 +133,7 @@ __all__ = [
     "MISSING_ID",
     "NUMERIC",
     "UNKNOWN_ID",
+    "Bag",
     "FeatureColumn",
     "FeatureSettings",
     "Fitted",

@@ -8,6 +8,7 @@ forms only, so a new kind needs nothing of them. In the table, and as a network'
     Vector    `array<float>`, fixed length   a tensor of its own, float32 [rows, width]
     Image     `binary`                       a tensor of its own, uint8 [rows, *shape]
     Sequence  `array<int>`, `array<float>`   a tensor of its own, [rows, longest of the batch]
+      Bag     `array<int>`                   the same, of ids in no order
 
 A sequence has lengths, int64 [rows], as a further input; see `lengths_names` for what they
 are called.
@@ -151,6 +152,13 @@ class Sequence(FeatureColumn):
     def tensor(self) -> str:
         """A tensor of its own."""
         return self.prefix
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bag(Sequence):
+    """Ids whose order means nothing, of any number up to `longest`; networks take their mean."""
+
+    ordered: bool = False
 
 
 def tensor_names(columns: Iterable[FeatureColumn]) -> Mapping[str, str]:

@@ -27,9 +27,11 @@ class Words(NamedTuple):
     """A request to count the distinct values of a column over the train split."""
 
     value: Column
-    """String; null is not counted."""
+    """String, or with `is_list` an array of strings; null is not counted."""
     minimum_count: int
     """Values that occur less often are not reported."""
+    is_list: bool = False
+    """Whether each element of an array is counted."""
 
 
 class Counted(NamedTuple):
@@ -60,6 +62,11 @@ class FeatureSettings(Settings):
     def form(self) -> type[FeatureColumn]:
         """Form of the columns that it makes, which decides the networks that can read it."""
         raise NotImplementedError
+
+    @property
+    def forms(self) -> frozenset[type[FeatureColumn]]:
+        """All forms of the columns that it makes, where they are several."""
+        return frozenset({self.form})
 
     def reads(self, name: str) -> tuple[str, ...]:
         """Columns of `clean`, or derived ones, that the feature is made of."""
@@ -148,6 +155,11 @@ class Fitted(BaseModel):
         """What an id from `FIRST_ID` on stands for, for the report."""
         return f"id {id_ - FIRST_ID}"
 
+    def word_in(self, column: FeatureColumn, id_: int) -> str:
+        """The same for one of several columns of ids."""
+        del column
+        return self.word(id_)
+
 
 def with_example(error: SpecError, fault: str | None) -> SpecError:
     """The error of `Fitted.bad_rows` with what is wrong with one of the rows."""
@@ -203,3 +215,21 @@ NUMBERS = Need(
     "a series is to be an array of numbers",
     "Derive one from it, such as transform(split(column, ','), x -> try_cast(x AS double)).",
 )
+
+
+def require_values(measured: Measured, count: str) -> None:
+    """Refuses a feature without a value to fit on.
+
+    Args:
+        measured: What the fitting pass measured.
+        count: Name of the measure that counts the values.
+
+    Raises:
+        SpecError: The column has no value in the train split.
+    """
+    if not measured.values[count]:
+        raise SpecError(
+            measured.setting,
+            f"has no value among the {measured.rows} train rows",
+            "Leave this feature out, or correct the join or expression it comes from.",
+        )

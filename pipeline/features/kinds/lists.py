@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
+from pipeline.features.kinds.values import Floats, floats
+
 
 def ends_of(lists: pa.Array, longest: int) -> pa.ListArray:
     """The last `longest` values of each list; none for null.
@@ -40,3 +42,15 @@ def _taken(lists: pa.Array, begins: np.ndarray, ends: np.ndarray) -> pa.ListArra
     places = np.repeat(begins - offsets[:-1], lengths) + np.arange(offsets[-1])
     # `flatten` leaves out what lies beneath null lists.
     return pa.ListArray.from_arrays(pa.array(offsets), lists.flatten().take(pa.array(places)))
+
+
+def lists_of(table: Floats) -> pa.ListArray:
+    """Lists of one length as the `array<float>` column that Spark's cast makes of doubles.
+
+    Args:
+        table: Doubles [rows, width].
+    """
+    rows, width = table.shape
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
+    # [rows, width] -> [rows * width]
+    return pa.ListArray.from_arrays(offsets, floats(table.reshape(-1)))

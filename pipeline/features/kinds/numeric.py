@@ -11,9 +11,15 @@ from pydantic import Field
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
-from pipeline.errors import SpecError
 from pipeline.features.kinds.columns import FeatureColumn, Number
-from pipeline.features.kinds.kind import A_NUMBER, FeatureSettings, Fitted, Kind, Measured
+from pipeline.features.kinds.kind import (
+    A_NUMBER,
+    FeatureSettings,
+    Fitted,
+    Kind,
+    Measured,
+    require_values,
+)
 from pipeline.features.kinds.scales import SCALES, Scale, Steps, rounded
 from pipeline.features.kinds.values import (
     LARGEST_FLOAT,
@@ -62,12 +68,7 @@ class Numeric(FeatureSettings):
         Raises:
             SpecError: It has no value in the train split.
         """
-        if not measured.values[VALUES]:
-            raise SpecError(
-                measured.setting,
-                f"has no value among the {measured.rows} train rows",
-                "Leave this feature out, or correct the join or expression it comes from.",
-            )
+        require_values(measured, VALUES)
         scale = SCALES[self.scale].fitted(measured.values)
         fill = measured.values.get(FILL, self.impute)
         return FittedNumber(

@@ -94,7 +94,7 @@ class Robust(FittedScale):
     @classmethod
     def measures(cls, number: Column) -> Mapping[str, Column]:
         """Least, quartiles and greatest."""
-        return {"fifths": _percentiles(number, (0.0, 0.25, 0.5, 0.75, 1.0))}
+        return {"fifths": percentiles(number, (0.0, 0.25, 0.5, 0.75, 1.0))}
 
     @classmethod
     def fitted(cls, measured: Mapping[str, Any]) -> Self:
@@ -193,7 +193,7 @@ class Quantile(FittedScale):
     @classmethod
     def measures(cls, number: Column) -> Mapping[str, Column]:
         """The 33 quantiles."""
-        return {"quantiles": _percentiles(number, QUANTILES)}
+        return {"quantiles": percentiles(number, QUANTILES)}
 
     @classmethod
     def fitted(cls, measured: Mapping[str, Any]) -> Self:
@@ -237,7 +237,7 @@ class Clip(FittedScale):
     @classmethod
     def measures(cls, number: Column) -> Mapping[str, Column]:
         """Both percentiles."""
-        return {"tails": _percentiles(number, (0.01, 0.99))}
+        return {"tails": percentiles(number, (0.01, 0.99))}
 
     @classmethod
     def fitted(cls, measured: Mapping[str, Any]) -> Self:
@@ -304,7 +304,7 @@ def rounded(value: float, beside: float) -> float:
     return round(value, SIGNIFICANT_DIGITS - 1 - magnitude)
 
 
-def _percentiles(number: Column, shares: tuple[float, ...]) -> Column:
+def percentiles(number: Column, shares: tuple[float, ...]) -> Column:
     """The percentiles, each one of the values; exact below 10,000 values, else nearly."""
     return F.percentile_approx(number, list(shares), 10_000)
 

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -86,7 +87,7 @@ def measure_drift(
         if isinstance(column, Id):
             part = spec.parts_by_column[column.name]
             hidden = any(is_sensitive(source) for source in part.reads)
-            words = _withheld if hidden else part.word
+            words = _withheld if hidden else partial(part.word_in, column)
             moved.append(_compared_ids(column, before, after, words))
         else:
             moved.append(_compared_numbers(column, before, after))

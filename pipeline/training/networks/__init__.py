@@ -11,6 +11,7 @@ outputs float [rows, outputs]. Of the inputs each is there where the pipeline ha
     audio        float [rows, longest, mels]
     lengths      int64 [rows], of the only sequence; a row may have none
     vector       float [rows, width]
+    bag          int32 [rows, longest], ids in no order; 0 is padding; with lengths, too
 
 A kind may have an input of its own, see `pipeline/features/kinds`. Of several images, vectors or
 sequences each is called by its column, `image_front`, `tokens_subject`, and so are their lengths:

@@ -98,6 +98,16 @@ class Shapes(BaseModel):
         return self.of_form("sequence")
 
     @property
+    def bags(self) -> Mapping[str, Input]:
+        """Those of them whose order means nothing: ids, of which networks take the mean."""
+        return {name: each for name, each in self.sequences.items() if not each.ordered}
+
+    @property
+    def ordered(self) -> Mapping[str, Input]:
+        """Those whose order has a meaning."""
+        return {name: each for name, each in self.sequences.items() if each.ordered}
+
+    @property
     def lengths(self) -> Mapping[str, str]:
         """Sequence to the input that holds its lengths."""
         return lengths_names(self.sequences)
@@ -112,6 +122,9 @@ class Shapes(BaseModel):
     def _something(self) -> Self:
         if not (self.numeric or self.cardinalities or self.named):
             raise ValueError("no input at all")
+        for name, bag in self.bags.items():
+            if not bag.ids or bag.shape:
+                raise ValueError(f"{name} is a bag, but not one of ids")
         for name, image in self.of_form("image").items():
             if len(image.shape) not in (2, 3):
                 raise ValueError(f"{name} {list(image.shape)} has neither 2 nor 3 dimensions")
@@ -144,8 +157,12 @@ class Architecture(BaseModel):
 
     @model_validator(mode="after")
     def _family_can_be_built(self) -> Self:
-        images, sequences = len(self.shapes.of_form("image")), len(self.shapes.sequences)
-        wanted = {"cnn": images == 1 and not sequences, "rnn": sequences == 1 and not images}
+        images, sequences = len(self.shapes.of_form("image")), len(self.shapes.ordered)
+        wanted = {
+            "cnn": images == 1 and not sequences,
+            "rnn": sequences == 1 and not images,
+            "vae": images < 2 and not self.shapes.sequences,
+        }
         if not wanted.get(self.family, self.family == "custom" or (images < 2 and not sequences)):
             raise ValueError(f"shapes: {self.shapes!r} are none that {self.family} reads")
         if isinstance(self.settings, Vae):

@@ -35,8 +35,51 @@ def embedding_width(cardinality: int, bound: int) -> int:
     return min(bound, math.ceil(math.sqrt(cardinality)))
 
 
+class Bags(nn.Module):
+    """Of each bag of ids the mean of their embeddings; 0 where it is empty."""
+
+    def __init__(self, shapes: Shapes, embedding_dimension: int) -> None:
+        super().__init__()
+        self.names = tuple(shapes.bags)
+        sizes = [each.ids for each in shapes.bags.values()]
+        widths = [embedding_width(size, embedding_dimension) for size in sizes]
+        self.width = sum(widths)
+        self.tables = nn.ModuleList(
+            nn.Embedding(size, width, padding_idx=0)
+            for size, width in zip(sizes, widths, strict=True)
+        )
+        for table in self.tables.parameters():
+            nn.init.normal_(table, std=EMBEDDING_DEVIATION)
+            with torch.no_grad():
+                table[0] = 0  # of the padding; it gets no gradient
+
+    def forward(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        """The means, each float [rows, some of the width]."""
+        return [
+            _mean(table(inputs[name]), inputs[name])
+            for name, table in zip(self.names, self.tables, strict=True)
+        ]
+
+
+def _mean(embedded: Tensor, ids: Tensor) -> Tensor:
+    """The mean over a row's ids, the padding left out.
+
+    Not by `nn.EmbeddingBag`, which takes no batch in which all bags are empty.
+
+    Args:
+        embedded: Float [rows, longest, width], 0 for the padding.
+        ids: int32 [rows, longest], 0 for the padding.
+
+    Returns:
+        Float [rows, width].
+    """
+    count = (ids != 0).sum(1, keepdim=True).clamp(min=1)
+    mean: Tensor = embedded.sum(1) / count.to(embedded.dtype)
+    return mean
+
+
 class Columns(nn.Module):
-    """The numeric features, vectors and an embedding of each category, side by side."""
+    """Numeric features, vectors, bags and an embedding of each category, side by side."""
 
     def __init__(self, shapes: Shapes, embedding_dimension: int) -> None:
         super().__init__()
@@ -49,8 +92,9 @@ class Columns(nn.Module):
         vectors = shapes.of_form("vector")
         self.vectors = tuple(vectors)
         """Names of the inputs that are vectors."""
+        self.bags = Bags(shapes, embedding_dimension)
         numbers = shapes.numeric + sum(each.shape[0] for each in vectors.values())
-        self.width = numbers + sum(widths)
+        self.width = numbers + self.bags.width + sum(widths)
         """Columns that `parts` are wide together."""
 
     @property
@@ -59,9 +103,9 @@ class Columns(nn.Module):
         return [weight for embedding in self.embeddings for weight in embedding.parameters()]
 
     def numbers(self, inputs: dict[str, Tensor]) -> list[Tensor]:
-        """The numeric features and the vectors, each float [rows, some of the width]."""
+        """Numeric features, vectors and bags, each float [rows, some of the width]."""
         numeric = [inputs["numeric"]] if "numeric" in inputs else []
-        return numeric + [inputs[name] for name in self.vectors]
+        return [*numeric, *(inputs[name] for name in self.vectors), *self.bags(inputs)]
 
     def parts(self, inputs: dict[str, Tensor]) -> list[Tensor]:
         """What there is of them, each float [rows, some of the width]."""

@@ -74,6 +74,7 @@ def _exportable(module: nn.Module) -> nn.Module:
 
 def _dynamic(inputs: dict[str, Tensor], shapes: Shapes) -> dict[str, Any]:
     """Which dimensions may be of any size."""
-    rows, longest = Dim("rows", min=1), Dim("longest", min=1)
-    of_any_length = shapes.sequences
-    return {name: {0: rows, 1: longest} if name in of_any_length else {0: rows} for name in inputs}
+    rows = Dim("rows", min=1)
+    # Each has a longest of its own.
+    longest = {name: Dim(f"longest_{place}", min=1) for place, name in enumerate(shapes.sequences)}
+    return {name: {0: rows, 1: longest[name]} if name in longest else {0: rows} for name in inputs}

@@ -5,7 +5,8 @@ That layer is linear, so what it makes of an embedding depends on the id alone:
     W [x, e_1[i_1], ..., e_c[i_c]] + b  =  W_x x + b + sum over k of T_k[i_k],  T_k = W_k e_k
 
 The tables T are computed once, with b in the first; a row then takes a lookup for each category and
-their sum, in place of a lookup, a copy and most of the layer's multiplications.
+their sum, in place of a lookup, a copy and most of the layer's multiplications. Bags stay as they
+are, beside the numbers.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Folded(nn.Module):
         beside_them = torch.cat([of_numeric, of_pixels], dim=1).T.to(dtype)
         self.weight = nn.Parameter(beside_them.contiguous(), requires_grad=False)
         self.numbers = ("numeric", *network.columns.vectors)
+        self.bags = network.columns.bags
         self.layers = nn.Sequential(*rest)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -58,7 +60,7 @@ class Folded(nn.Module):
         hidden = functional.embedding_bag(
             inputs["categorical"] + self.firsts, self.tables, mode="sum"
         )
-        parts = [inputs[name] for name in self.numbers if name in inputs]
+        parts = [inputs[name] for name in self.numbers if name in inputs] + self.bags(inputs)
         if "image" in inputs:
             parts.append(pixels(inputs["image"], hidden.dtype))
         if parts:

@@ -24,7 +24,8 @@ class Rnn(nn.Module):
 
     def __init__(self, shapes: Shapes, outputs: int, settings: config.Rnn) -> None:
         super().__init__()
-        [(self.sequence, steps)] = shapes.sequences.items()
+        [(self.sequence, steps)] = shapes.ordered.items()
+        self.lengths = shapes.lengths[self.sequence]
         self.tokens = (
             nn.Embedding(steps.ids, settings.token_dimension, padding_idx=0) if steps.ids else None
         )
@@ -57,7 +58,7 @@ class Rnn(nn.Module):
         # One step more than there is: a batch of empty rows has none, and no gradient otherwise.
         steps = nn.functional.pad(steps, (0, 0, 0, 1))
         said = self._recur(steps)
-        parts = [*_ends(said, inputs["lengths"]), *self.columns.parts(inputs)]
+        parts = [*_ends(said, inputs[self.lengths]), *self.columns.parts(inputs)]
         outputs: Tensor = self.layers(self.dropout(beside(parts)))
         return outputs
 
