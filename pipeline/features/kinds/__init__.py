@@ -24,7 +24,7 @@ is stored names kinds by their names only; which code that is, the YAML decides.
 
     kind.py     the base classes     columns.py  forms of columns     scales.py  scales of numbers
     values.py   values of `clean` as numbers and texts                lists.py   Arrow's lists
-    moments.py  dates and times on a clock    calendars.py  holidays    date_columns.py  made of both
+    moments.py  times on a clock         calendars.py  holidays    date_columns.py  made of both
 """
 
 from __future__ import annotations
