@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -27,7 +28,8 @@ from pipeline.features.prepared import (
     prepared,
 )
 from pipeline.features.spec import FeatureSpec
-from pipeline.features.transform import features
+from pipeline.features.transform import WordsOf, features
+from pipeline.features.vocabularies import Vocabularies, words_of
 from pipeline.lake import (
     COUNTS,
     ROWS_PER_ROW_GROUP,
@@ -73,7 +75,13 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
     if spec is None:
         rows = prepared(clean.dataframe(spark), pipeline.features)
         train = rows.where(F.col(SPLIT) == TRAIN)
-        fitted = fit(train, pipeline.features, pipeline.name, pipeline.clean.period.column)
+        fitted = fit(
+            train,
+            pipeline.features,
+            pipeline.name,
+            pipeline.clean.period.column,
+            Vocabularies(lake, run),
+        )
         spec = record(lake, fitted, run, clean.version)
     table, unchanged = ensure_features(spark, pipeline, lake, spec, clean)
     return _outcome(table, clean, time.monotonic() - started, unchanged=unchanged), spec
@@ -113,7 +121,9 @@ def ensure_features(
     if todo.done:
         return table, True
     _require_columns(clean, spec)
-    _write(spark, pipeline, spec=spec, table=table, todo=todo, notes={RUN: written_as})
+    find = partial(words_of, spark, lake)
+    notes = {RUN: written_as}
+    _write(spark, pipeline, spec=spec, table=table, todo=todo, notes=notes, find=find)
     return table, False
 
 
@@ -125,12 +135,14 @@ def _write(
     table: Table,
     todo: Backlog,
     notes: dict[str, str],
+    find: WordsOf,
 ) -> None:
     """Makes features of the backlog's rows, and commits them."""
     observation = Observation()
     rows = _observed(prepared(todo.rows.dataframe(spark), spec), spec, observation)
     # Sorted: Spark wants it by partition anyway, and equal rows then give equal files.
-    frame = features(rows, spec, with_missing=_tells_missing(table, spec))
+    told = _tells_missing(table, spec)
+    frame = features(rows, spec, with_missing=told, words_of=find)
     frame = frame.sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)
     table.create(from_spark(frame.schema), (SPLIT, spec.period_column), f"features {spec.hash}")
     with table.attempt() as attempt:
