@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from pipeline.errors import CountError, SpecError
@@ -112,7 +112,7 @@ def words_of(spark: SparkSession, lake: Lake, stored: Stored) -> DataFrame:
         TableNotFoundError: It is not in the lake, or no longer at that version.
     """
     frame = _snapshot(lake, stored).dataframe(spark).select(WORD, ID, OCCURRENCES, VALUES)
-    [found] = frame.agg(*_DIGEST).collect()
+    [found] = frame.agg(*_digested()).collect()
     _require(stored, _digest(found.asDict()))
     return frame
 
@@ -142,13 +142,14 @@ def _loaded(lake: Lake, stored: Stored) -> pa.Table:
     return words.select([WORD, ID, VALUES])
 
 
-_CRC = F.crc32(F.concat_ws(":", F.col(ID), F.col(OCCURRENCES), F.col(WORD)))
-_DIGEST = (
-    F.count(F.lit(1)).alias("words"),
-    F.sum(_CRC).alias("sum"),
-    F.bit_xor(_CRC).alias("union"),
-)
-"""Sum and union of CRC-32 do not depend on the order in which Spark reads the words."""
+def _digested() -> tuple[Column, ...]:
+    """What a digest is made of; sum and union do not depend on the order of the words."""
+    crc = F.crc32(F.concat_ws(":", F.col(ID), F.col(OCCURRENCES), F.col(WORD)))
+    return (
+        F.count(F.lit(1)).alias("words"),
+        F.sum(crc).alias("sum"),
+        F.bit_xor(crc).alias("union"),
+    )
 
 
 def _digest(found: Mapping[str, Any]) -> str:
@@ -162,7 +163,7 @@ def _contents(ordered: DataFrame, features: Mapping[int, str]) -> dict[str, dict
         CountError: The ids are not those from `FIRST_ID` on, each once.
     """
     found = ordered.groupBy(PLACE).agg(
-        *_DIGEST, F.sum(ID).alias("ids"), F.min(ID).alias("least"), F.max(ID).alias("greatest")
+        *_digested(), F.sum(ID).alias("ids"), F.min(ID).alias("least"), F.max(ID).alias("greatest")
     )
     contents = {}
     for row in found.collect():
