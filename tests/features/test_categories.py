@@ -21,7 +21,9 @@ from sklearn.preprocessing import TargetEncoder
 from pipeline.config import Features
 from pipeline.features import fit as module
 from pipeline.features.fit import fit
+from pipeline.features.kinds import Id
 from pipeline.features.kinds.categorical import FittedTarget
+from pipeline.features.kinds.tokens import FittedTokenWords
 from pipeline.features.kinds.units import WHITE_SPACES
 from pipeline.features.prepared import SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec
@@ -84,7 +86,7 @@ def test_a_hashed_category_needs_no_fit(spark: SparkSession) -> None:
         word = each["word"]
         wanted = 0 if word is None else 1 + zlib.crc32(word.encode()) % 10
         assert got[each["id"]]["cat_word"] == wanted
-    (column,) = spec.columns
+    (column,) = spec.columns_of(Id)
     assert (column.missing, column.unknown) == (0, None)
 
 
@@ -226,7 +228,7 @@ def test_settings_that_say_nothing_are_refused(
     section: str, wrong: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ValidationError, match=told):
-        described(**{section: wrong})
+        described("binary", **{section: wrong})
 
 
 def test_new_settings_leave_old_fingerprints_alone() -> None:
@@ -315,6 +317,7 @@ def test_a_vocabulary_of_a_text_is_that_of_scikit_learn(
     counts = vectors.fit_transform([r["word"] or "" for r in rows if is_train(r)]).toarray()
     names = vectors.get_feature_names_out().tolist()
     (part,) = spec.parts
+    assert isinstance(part, FittedTokenWords)
     found = list(part.words)
     assert found == sorted(found)
     if largest == 1000:
