@@ -37,8 +37,9 @@ from pipeline.features.words import (
 )
 
 ROWS, BAD_LABELS = "rows", "bad labels"
-INLINE_WORDS = 10_000
-"""A feature with more words has them in a table of the lake, see benchmarks/vocabulary.py."""
+INLINE_WORDS = 30_000
+"""A feature with more words has them in a table of the lake. A third of where both ways cost alike
+(benchmarks/vocabulary.py): what is in a spec is in every plan and every model's files, too."""
 
 Asked = tuple[Kind, str, FeatureSettings]
 """A feature: its kind, its name and its settings."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
+import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
@@ -19,6 +20,7 @@ PLACE, WORD, ID, OCCURRENCES, VALUES = "place", "word", "id", "rows", "values"
 """Columns of counted words: the feature's place in the description, the word, its id, its
 occurrences, what its kind makes of the label."""
 ROWS_BY_FOLD, SUMS_BY_FOLD = "rows_by_fold", "sums_by_fold"
+_SHIFTS = pa.schema([(PLACE, pa.int32()), ("part", pa.int32()), ("shift", pa.int64())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +175,15 @@ def numbered(words: DataFrame, places: Collection[int]) -> Iterator[DataFrame]:
             "at", F.monotonically_increasing_id()
         )
         sizes = at.groupBy(PLACE, "part").agg(F.count("at").alias("size"), F.min("at").alias("at"))
-        shifts, counted_so_far = [], dict.fromkeys(places, FIRST_ID)
+        shifts, following = [], dict.fromkeys(places, FIRST_ID)
         for row in sizes.orderBy(PLACE, "part").collect():
-            shifts.append((row[PLACE], row["part"], counted_so_far[row[PLACE]] - row["at"]))
-            counted_so_far[row[PLACE]] += row["size"]
-        shift = words.sparkSession.createDataFrame(shifts, f"{PLACE} int, part int, shift bigint")
+            shift = following[row[PLACE]] - row["at"]
+            shifts.append({PLACE: row[PLACE], "part": row["part"], "shift": shift})
+            following[row[PLACE]] += row["size"]
+        # By way of Arrow: of Python's rows, Spark starts Python workers.
+        table = words.sparkSession.createDataFrame(pa.Table.from_pylist(shifts, _SHIFTS))
         yield (
-            at.join(F.broadcast(shift), [PLACE, "part"])
+            at.join(F.broadcast(table), [PLACE, "part"])
             .withColumn(ID, (F.col("at") + F.col("shift")).cast("int"))
             .select(PLACE, WORD, ID, OCCURRENCES, VALUES)
         )
