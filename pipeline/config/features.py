@@ -98,6 +98,14 @@ class Described(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _made_for_the_task(self) -> Self:
+        for kind, name, how in self.asked():
+            refusal = how.refusal(self.label.task)
+            if refusal:
+                raise ValueError(f"{kind.name}.{name}: {refusal}")
+        return self
+
 
 def _with_sections(base: type[Described], listed: Iterable[Kind]) -> type[Described]:
     """A description that has a section for each of these kinds."""

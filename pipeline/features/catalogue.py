@@ -5,6 +5,7 @@ The table `local_transforms`: of which specs the features can be made without Sp
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -71,6 +72,15 @@ def spec_of_hash(lake: Lake, pipeline: str, wanted: str) -> FeatureSpec:
     if not rows.num_rows:
         raise SpecError(f"feature spec {wanted}", "is not in the table specs", "Fit it again.")
     return FeatureSpec.from_json(rows["spec"][0].as_py())
+
+
+def stored_vocabularies(lake: Lake) -> set[tuple[str, int]]:
+    """Table and version of the vocabularies that specs on record name, whatever their pipeline."""
+    table = lake.table("specs")
+    texts = table.snapshot().arrow(["spec"])["spec"].to_pylist() if table.exists else []
+    # Read as plain JSON: kinds of a user's own may not be known here.
+    stored = (part.get("stored") for text in texts for part in json.loads(text).get("parts", ()))
+    return {(each["table"], each["version"]) for each in stored if each}
 
 
 def record(lake: Lake, spec: FeatureSpec, run: str, clean_version: int) -> FeatureSpec:

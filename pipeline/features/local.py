@@ -68,18 +68,29 @@ class LocalTransform:
     Args:
         spec: The fitted spec.
         local: What was proven for it.
+        words: Its stored vocabularies: what `pipeline.features.vocabularies.load` returns.
 
     Raises:
-        SpecError: Only Spark can make its features.
+        SpecError: Only Spark can make its features, or a vocabulary was not given.
     """
 
-    def __init__(self, spec: FeatureSpec, local: Local) -> None:
+    def __init__(
+        self, spec: FeatureSpec, local: Local, words: Mapping[str, pa.Table] | None = None
+    ) -> None:
         if local.spark_only is not None:
             raise SpecError(
                 f"feature spec {spec.hash}",
                 f"is for Spark only: {local.spark_only}",
                 "Score with `lakestorm score`, or write the expression in another way.",
             )
+        for part in spec.parts:
+            if part.vocabulary and part.vocabulary.feature not in (words or {}):
+                raise SpecError(
+                    f"features.{part.vocabulary.feature}",
+                    "has a vocabulary that is stored in the lake, and was not given",
+                    "Load the model from its lake: Scorer.load.",
+                )
+        self._words = words
         self._spec = spec
         self._local = local
         # One core, no files, no extensions: what is evaluated comes from a model's folder.
@@ -111,7 +122,7 @@ class LocalTransform:
         Raises:
             RowError: A column is missing, or holds a value that its type does not.
         """
-        return features_of(self.derived(conformed(rows, self.given)), self._spec)
+        return features_of(self.derived(conformed(rows, self.given)), self._spec, self._words)
 
     def derived(self, rows: pa.Table) -> pa.Table:
         """The given columns with the derived ones beside them."""

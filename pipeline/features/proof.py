@@ -10,9 +10,11 @@ within what its kind states.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -22,9 +24,11 @@ from pipeline.errors import LakestormError
 from pipeline.features.agreement import apart, unlike_rows
 from pipeline.features.duck import UntranslatableError, names_in, translated
 from pipeline.features.local import Local, LocalTransform, quoted
-from pipeline.features.prepared import ABSENT, SPLIT, prepared
+from pipeline.features.prepared import ABSENT, SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
+from pipeline.features.vocabularies import load, words_of
+from pipeline.lake import Lake
 from pipeline.lake.schema import from_spark
 
 SAMPLE_ROWS = 10_000
@@ -35,13 +39,14 @@ _WHICH = "_which"
 _GIVEN = "_given"
 
 
-def proven(clean: DataFrame, rows: int, spec: FeatureSpec) -> Local:
+def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
     """Translates the derived columns of a spec and compares both ways.
 
     Args:
         clean: The rows of `clean`.
         rows: How many there are.
         spec: Fitted on them.
+        lake: Has the stored vocabularies.
 
     Returns:
         The local transform, or why there is none.
@@ -61,12 +66,16 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec) -> Local:
             return Local.of(schema, {}, rows=0, spark_only=f"derive.{name}: {text!r}: {error}")
     sample = _sample(clean, rows, spec, given)
     kept = prepared(sample, spec).withColumn(_GIVEN, F.struct(*given, *derive))
-    by_spark = features(kept, spec, beside=(_GIVEN,)).select(_GIVEN, *spec.feature_columns)
+    find = partial(words_of, clean.sparkSession, lake)
+    made = features(kept, spec, words_of=find, beside=(_GIVEN,))
+    by_spark = made.select(_GIVEN, SPLIT, *spec.feature_columns)
     found = by_spark.toArrow()
     held = pa.Table.from_struct_array(found[_GIVEN]).cast(schema)
     local = Local.of(schema, expressions, rows=found.num_rows)
     reason, ulps = _difference(local, held, derive)
-    reason = reason or _features_differ(spec, local, held, found)
+    reason = reason or _features_differ(
+        spec, LocalTransform(spec, local, load(lake, spec)), held, found
+    )
     return local.model_copy(update={"spark_only": reason, "ulps": ulps})
 
 
@@ -147,17 +156,22 @@ def _difference(
 
 
 def _features_differ(
-    spec: FeatureSpec, local: Local, held: pa.Table, by_spark: pa.Table
+    spec: FeatureSpec, transform: LocalTransform, held: pa.Table, by_spark: pa.Table
 ) -> str | None:
-    """The first feature that differs, with a row."""
-    given = held.select(local.given.names)
+    """The first feature that differs, with a row.
+
+    What is out of fold in the train split is compared in the others: rows that are served are in
+    none.
+    """
     try:
-        made = LocalTransform(spec, local).features(given)
+        made = transform.features(held.select(transform.given.names))
     except (LakestormError, duckdb.Error) as error:
         return str(error)
+    in_train = np.flatnonzero(np.array(by_spark[SPLIT].to_pylist()) == TRAIN)
     for column in spec.columns:
         part = spec.parts_by_column[column.name]
         unlike = unlike_rows(made[column.name], by_spark[column.name], part.ulps)
+        unlike = np.setdiff1d(unlike, in_train) if part.needs_folds else unlike
         if len(unlike):
             reads = held.select(part.reads).append_column(column.name, by_spark[column.name])
             told = _told(reads, made[column.name], column.name, int(unlike[0]), part.reads)

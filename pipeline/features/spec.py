@@ -49,7 +49,7 @@ def _of_its_kind(part: Any) -> Fitted:
             f"there is no kind {name!r}, only {', '.join(kinds())}; name the module of your own "
             "kinds in the YAML: features.kinds"
         )
-    return kinds()[name].fitted.model_validate(part)
+    return kinds()[name].parsed(part)
 
 
 Part = Annotated[SerializeAsAny[Fitted], PlainValidator(_of_its_kind)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -42,7 +43,8 @@ from pipeline.features.prepared import (
 from pipeline.features.proof import proven
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.strata import with_fitted_strata
-from pipeline.features.transform import features
+from pipeline.features.transform import WordsOf, features
+from pipeline.features.vocabularies import Vocabularies, words_of
 from pipeline.features.weight import BAD_WEIGHTS, bad_weights, is_bad_weight
 from pipeline.lake import (
     COUNTS,
@@ -92,11 +94,17 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
         described = with_fitted_strata(clean.dataframe(spark), pipeline.features)
         rows = prepared(clean.dataframe(spark), described)
         train = rows.where(F.col(SPLIT) == TRAIN)
-        fitted = fit(train, described, pipeline.name, pipeline.clean.period.column)
+        fitted = fit(
+            train,
+            described,
+            pipeline.name,
+            pipeline.clean.period.column,
+            Vocabularies(lake, run),
+        )
         spec = record(lake, fitted, run, clean.version)
     table, unchanged = ensure_features(spark, pipeline, lake, spec, clean)
     if local_of(lake, spec) is None:
-        record_local(lake, spec, proven(clean.dataframe(spark), clean.rows, spec))
+        record_local(lake, spec, proven(clean.dataframe(spark), clean.rows, spec, lake))
     return _outcome(table, clean, time.monotonic() - started, unchanged=unchanged), spec
 
 
@@ -135,10 +143,13 @@ def ensure_features(
     if todo.done:
         return table, True
     _require_columns(clean, spec)
+    find = partial(words_of, spark, lake)
     found = _overlaps(spark, pipeline, spec, clean)
     notes = {RUN: written_as, OVERLAPS: to_note(found)}
     todo, context = with_later_rows(spark, todo, clean, spec)
-    _write(spark, pipeline, spec=spec, table=table, todo=todo, context=context, notes=notes)
+    _write(
+        spark, pipeline, spec=spec, table=table, todo=todo, context=context, notes=notes, find=find
+    )
     return table, False
 
 
@@ -169,12 +180,14 @@ def _write(
     todo: Backlog,
     context: DataFrame | None,
     notes: dict[str, str],
+    find: WordsOf,
 ) -> None:
     """Makes features of the backlog's rows, and commits them."""
     observation = Observation()
     rows = _observed(prepared(todo.rows.dataframe(spark), spec, context), spec, observation)
     # Sorted: Spark wants it by partition anyway, and equal rows then give equal files.
-    frame = features(rows, spec, with_missing=_tells_missing(table, spec))
+    told = _tells_missing(table, spec)
+    frame = features(rows, spec, with_missing=told, words_of=find)
     frame = frame.sortWithinPartitions(SPLIT, spec.period_column, *spec.keys)
     table.create(from_spark(frame.schema), (SPLIT, spec.period_column), f"features {spec.hash}")
     with table.attempt() as attempt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add
 
@@ -11,16 +11,26 @@ from pyspark.sql import functions as F
 
 from pipeline.errors import SpecError
 from pipeline.features.kinds import FeatureSettings, Fitted, Kind, kinds
+from pipeline.features.kinds.kind import IN_TRAIN, ROW_HASH, Stored
 from pipeline.features.kinds.values import number_of
-from pipeline.features.prepared import SPLIT
+from pipeline.features.prepared import SPLIT, TRAIN
 from pipeline.features.spec import BITS_PER_COLUMN, FeatureSpec
 
 Wanted = tuple[Kind, tuple[str, ...], FeatureSettings | Fitted]
 """A feature: its kind, the columns that it reads, and how it is made."""
 
 
+WordsOf = Callable[[Stored], DataFrame]
+"""Finds a stored vocabulary, see `pipeline.features.vocabularies`."""
+
+
 def features(
-    frame: DataFrame, spec: FeatureSpec, *, with_missing: bool = True, beside: Sequence[str] = ()
+    frame: DataFrame,
+    spec: FeatureSpec,
+    *,
+    with_missing: bool = True,
+    words_of: WordsOf | None = None,
+    beside: Sequence[str] = (),
 ) -> DataFrame:
     """The rows of the table `features`.
 
@@ -28,6 +38,7 @@ def features(
         frame: What `prepared` returned.
         spec: The fitted spec.
         with_missing: Whether to tell what was missing; tables of older versions do not.
+        words_of: Finds vocabularies that are stored.
         beside: Columns of the frame to pass on.
 
     Returns:
@@ -38,12 +49,13 @@ def features(
         SpecError: The frame lacks a column that the spec needs, or has another type of it.
     """
     require_columns(frame, [(kinds()[part.kind], part.reads, part) for part in spec.parts])
+    frame = _with_hidden(frame, spec, words_of)
     made = {
         column.name: expression.cast(column.spark).alias(column.name)
         for part in spec.parts
         for column, expression in zip(part.columns(), part.spark(), strict=True)
     }
-    return frame.select(
+    rows = frame.select(
         *spec.keys,
         *spec.label_columns,
         *spec.weight_columns,
@@ -53,6 +65,37 @@ def features(
         spec.period_column,
         *beside,
     )
+    if not any(part.vocabulary for part in spec.parts):
+        return rows
+    # A join leaves rows of all periods in each task, which would write a file for each of them.
+    return rows.hint("rebalance", SPLIT, spec.period_column)
+
+
+def row_hash(keys: Sequence[str]) -> Column:
+    """A hash of a row's keys, `bigint`: the same in the fit and in every transform."""
+    return F.xxhash64(*keys)
+
+
+def _with_hidden(frame: DataFrame, spec: FeatureSpec, words_of: WordsOf | None) -> DataFrame:
+    """Adds what parts read beside the columns of `clean`: folds, and what joins find.
+
+    Raises:
+        SpecError: A vocabulary is stored, and nothing finds it.
+    """
+    if any(part.needs_folds for part in spec.parts):
+        in_train = F.col(SPLIT) == TRAIN
+        frame = frame.withColumns({ROW_HASH: row_hash(spec.keys), IN_TRAIN: in_train})
+    for part in spec.parts:
+        if part.vocabulary is None:
+            continue
+        if words_of is None:
+            raise SpecError(
+                f"features.{part.kind}.{part.column}",
+                f"its words are in the table {part.vocabulary.table}",
+                "Give `features` what finds them: pipeline.features.vocabularies.words_of.",
+            )
+        frame = part.joined(frame, words_of(part.vocabulary))
+    return frame
 
 
 def require_columns(frame: DataFrame, wanted: Iterable[Wanted]) -> None:

@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from pipeline.errors import ConfigError, LakeError, TableNotFoundError
+from pipeline.features.catalogue import stored_vocabularies
 from pipeline.lake import TARGET_BYTES, Lake, Table, compact, sweep
 from pipeline.lake import restore as restore_table
 from pipeline.training.registry import trained_versions
@@ -27,7 +28,7 @@ class Maintained:
     files_deleted: int
     """Orphans and files of versions older than the retention."""
     versions_kept: list[int]
-    """Versions that a registered model was trained on."""
+    """Versions that a registered model was trained on, or whose words a feature spec needs."""
 
 
 def maintain(
@@ -58,10 +59,10 @@ def maintain(
             f"Give {SHORTEST_RETENTION_HOURS} or more, or --force while nothing else runs.",
         )
     # Before anything is deleted: without the registry nothing is.
-    trained = trained_versions(lake)
+    needed = trained_versions(lake) | stored_vocabularies(lake)
     done = []
     for table in lake.tables():
-        kept = _to_keep(table, {version for name, version in trained if name == table.name})
+        kept = _to_keep(table, {version for name, version in needed if name == table.name})
         compacted = compact(table, target_bytes)
         deleted = sweep(table, retention_hours, kept)
         done.append(
@@ -77,18 +78,18 @@ def maintain(
     return done
 
 
-def _to_keep(table: Table, trained: set[int]) -> list[int]:
+def _to_keep(table: Table, needed: set[int]) -> list[int]:
     newest = table.open().version()
     # A registry may serve several lakes: a later version is not of this one.
-    kept = sorted(version for version in trained if version <= newest)
+    kept = sorted(version for version in needed if version <= newest)
     for version in kept:
         try:
             table.open(version)
         except TableNotFoundError as error:
             raise LakeError(
                 f"table {table.name}, version {version}",
-                "was a registered model's training data and cannot be opened, so its files "
-                "cannot be told from those to delete",
+                "was a registered model's training data, or holds the words of a feature spec, and "
+                "cannot be opened, so its files cannot be told from those to delete",
                 "Delete that model version in MLflow, or bring the table's log back.",
             ) from error
     return kept

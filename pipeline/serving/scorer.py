@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.errors import SpecError
 from pipeline.features.kinds import register
 from pipeline.features.local import LocalTransform
+from pipeline.features.vocabularies import load
 from pipeline.lake import Lake
 from pipeline.scoring.task import predict, prediction_arrays
 from pipeline.serving.inputs import NetworkInputs
@@ -31,12 +32,19 @@ class Scorer:
         bundle: The model.
         name: It is registered as.
         version: Of the registered model; 0 where nothing says.
+        words: Vocabularies that are stored in the lake, if the model's spec has some.
 
     Raises:
         SpecError: Only Spark can make the model's features.
     """
 
-    def __init__(self, bundle: Bundle, name: str, version: int) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        name: str,
+        version: int,
+        words: Mapping[str, pa.Table] | None = None,
+    ) -> None:
         if bundle.local is None:
             raise SpecError(
                 f"model {name}@{version}",
@@ -47,7 +55,7 @@ class Scorer:
         self.version = version
         self.bundle = replace(bundle, module=folded(bundle.module))
         self._inputs = NetworkInputs(bundle.spec)
-        self._transform = LocalTransform(bundle.spec, bundle.local)
+        self._transform = LocalTransform(bundle.spec, bundle.local, words)
         self._alone = threading.Lock()
 
     @classmethod
@@ -78,7 +86,7 @@ class Scorer:
         bundle, version = load_registered(
             opened, name or reference, reference if name else "champion", custom
         )
-        return cls(bundle, name or reference, version)
+        return cls(bundle, name or reference, version, load(opened, bundle.spec))
 
     @classmethod
     def from_folder(cls, folder: Path, name: str = "model", version: int = 0) -> Scorer:

@@ -165,12 +165,12 @@ def test_a_number_made_of_something_else_is_refused(
         fitted(examples.frame(spark, []), examples.described(**changes))
 
 
-def test_a_vocabulary_too_large_is_refused(
+def test_a_large_vocabulary_needs_a_lake(
     spark: SparkSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAXIMUM_WORDS", 3)
+    monkeypatch.setattr(module, "INLINE_WORDS", 3)
     how = examples.described(categorical={"day": {"minimum_count": 1}})
-    with pytest.raises(SpecError, match="more than 3 words"):
+    with pytest.raises(SpecError, match=r"categorical\.day: has more than 3 words, and no lake"):
         fitted(examples.frame(spark, ROWS), how)
 
 

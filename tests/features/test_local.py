@@ -21,6 +21,7 @@ from pipeline.features.local import Local, LocalTransform
 from pipeline.features.prepared import SPLIT, TRAIN, prepared
 from pipeline.features.proof import needed_expressions, proven
 from pipeline.features.spec import FeatureSpec
+from pipeline.lake import Lake
 
 CLEAN = (
     "id bigint, a int, b int, x double, price decimal(10,2), s string, day date, "
@@ -65,7 +66,7 @@ def looked_at(
     how = described(derive, **sections)
     clean = spark.createDataFrame(rows(), CLEAN)
     spec = fit(prepared(clean, how).where(f"{SPLIT} = '{TRAIN}'"), how, "local", "period")
-    return spec, proven(clean, 200, spec)
+    return spec, proven(clean, 200, spec, Lake("nowhere"))
 
 
 AGREE = {

@@ -6,14 +6,15 @@ A kind's way through the pipeline, and who asks it for what:
       |        pipeline.config        `settings`: a section of Pydantic's, checked when it is loaded
       v
     FeatureSettings --- reads(), Kind.need ----> which columns of `clean`, of which types
-      |   measures(), words() -----------------> pipeline.features.fit: one pass over train
+      |   measures(), words(), payload() ------> pipeline.features.fit: one pass over train
+      |                       pipeline.features.words, .vocabularies: words too many for a spec
       v   fitted()
     Fitted, a part of the spec as JSON: numbers and words, never the name of any code
       |   columns() ---> pipeline.features.layout: how the table lies in Parquet
       |             ---> pipeline.training.splits: tensors, by the columns' forms (see columns.py)
       |             ---> pipeline.training.histograms, scoring.drift: bins, missing, unknown
       |             ---> pipeline.operate.report: words(id)
-      |   spark() -----> pipeline.features.transform: the table `features`
+      |   joined(), spark() ---> pipeline.features.transform: the table `features`
       |   arrow() -----> pipeline.features.arrow: the same values without Spark
       v
     table `features`
@@ -26,6 +27,7 @@ is stored names kinds by their names only; which code that is, the YAML decides.
     values.py   values of `clean` as numbers and texts                lists.py   Arrow's lists
     recordings.py  samples of recordings                              mels.py    log-mel frames
     moments.py  dates and times on a clock    calendars.py  holidays    date_columns.py  of both
+    vocabulary.py   parts that know words   hashing.py   ids by a hash   units.py   a text's units
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ from pipeline.features.kinds import (
     bags,
     buckets,
     categorical,
+    crosses,
     cyclic,
     dates,
     images,
@@ -66,11 +69,19 @@ from pipeline.features.kinds.columns import (
     lengths_names,
     tensor_names,
 )
-from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
+from pipeline.features.kinds.kind import (
+    FeatureSettings,
+    Fitted,
+    Kind,
+    Measured,
+    Need,
+    Stored,
+    Words,
+)
 
 _MODULES = (
     *(numeric, cyclic, categorical, images, tokens, series, audio),
-    *(piecewise, buckets, vectors, dates, bags),
+    *(piecewise, buckets, vectors, dates, bags, crosses),
 )
 _OWN: Mapping[str, Kind] = {module.KIND.name: module.KIND for module in _MODULES}
 """In this order features stand in a spec and in a network's inputs."""
@@ -144,6 +155,7 @@ __all__ = [
     "Need",
     "Number",
     "Sequence",
+    "Stored",
     "Vector",
     "Words",
     "kinds",

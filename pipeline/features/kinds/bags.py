@@ -14,6 +14,7 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegralType, StringType
 
+from pipeline.errors import SpecError
 from pipeline.features.kinds.columns import FIRST_ID, UNKNOWN_ID, Bag, FeatureColumn
 from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
 from pipeline.features.kinds.values import rows_of, texts_in
@@ -53,6 +54,12 @@ class Bags(FeatureSettings):
         """Returns the vocabulary, in the order of its words, or the number of buckets."""
         if self.minimum_count is None:
             return FittedBag(column=name, buckets=self.buckets, longest=self.longest)
+        if measured.stored is not None:
+            raise SpecError(
+                measured.setting,
+                f"has {measured.stored.words} frequent elements, too many for a spec",
+                "Raise minimum_count, or set buckets in its place.",
+            )
         words = tuple(each.word for each in measured.words)
         return FittedBag(column=name, words=words, longest=self.longest)
 

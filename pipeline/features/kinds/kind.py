@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
-from pyspark.sql import Column
+from pyspark.sql import Column, DataFrame
 from pyspark.sql.types import (
     ArrayType,
     BinaryType,
@@ -22,6 +22,11 @@ from pipeline.errors import SpecError
 from pipeline.features.kinds.columns import FIRST_ID, FeatureColumn
 from pipeline.settings import Settings
 
+ROW_HASH, IN_TRAIN, TARGET = "_row_hash", "_in_train", "_target"
+"""Columns beside those of `clean`, for kinds that learn from the label: a hash of the keys, which
+puts a row in a fold; whether a row is in the train split; the label as a double, in the fit only.
+"""
+
 
 class Words(NamedTuple):
     """A request to count the distinct values of a column over the train split."""
@@ -32,6 +37,21 @@ class Words(NamedTuple):
     """Values that occur less often are not reported."""
     is_list: bool = False
     """Whether each element of an array is counted."""
+    largest: int | None = None
+    """Only so many are reported: the most frequent, of equally frequent ones the first by word."""
+    folds: int = 0
+    """Folds of `ROW_HASH` by which rows and labels are added up; 0 for none."""
+
+
+class Tally(NamedTuple):
+    """Columns that hold what was counted of a word, for `FeatureSettings.payload`."""
+
+    rows: Column
+    """Occurrences, `bigint`."""
+    rows_by_fold: Column
+    """`array<bigint>` [folds]."""
+    sums_by_fold: Column
+    """Sums of the label, `array<double>` [folds]."""
 
 
 class Counted(NamedTuple):
@@ -39,6 +59,25 @@ class Counted(NamedTuple):
 
     word: str
     rows: int
+    values: tuple[float, ...] = ()
+    """Result of `FeatureSettings.payload`."""
+
+
+class Stored(BaseModel):
+    """A vocabulary that is too large for a spec: where it is in the lake, and what it holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    table: str
+    version: int
+    """Of the table; later commits are of other fits."""
+    fit: str
+    feature: str
+    """Partition columns of the table."""
+    words: int
+    """How many there are."""
+    digest: str
+    """Over all words, ids and counts, see `pipeline.features.vocabularies`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +87,9 @@ class Measured:
     values: Mapping[str, Any]
     """Results of `FeatureSettings.measures`, under the same names."""
     words: tuple[Counted, ...]
-    """Result of `FeatureSettings.words`, in the order of the words."""
+    """Result of `FeatureSettings.words`, in the order of the words; empty where they are stored."""
+    stored: Stored | None = None
+    """Where the words are, if there are too many for a spec."""
     rows: int
     """Of the train split."""
     setting: str
@@ -82,6 +123,21 @@ class FeatureSettings(Settings):
         del name
         return None
 
+    def payload(self, measured: Measured, tally: Tally) -> Column | None:
+        """What is to be stored with each word, `array<double>`; None for nothing.
+
+        Args:
+            measured: Results of `measures`; its words are still to come.
+            tally: What was counted of the word.
+        """
+        del measured, tally
+        return None
+
+    def refusal(self, task: str) -> str | None:
+        """Says why the feature cannot be made for a task; None if it can."""
+        del task
+        return None
+
     def fitted(self, name: str, measured: Measured) -> Fitted:
         """Returns the fitted part.
 
@@ -111,6 +167,31 @@ class Fitted(BaseModel):
     def reads(self) -> tuple[str, ...]:
         """Columns of `clean`, or derived ones, that the feature is made of."""
         return (self.column,)
+
+    @property
+    def needs_folds(self) -> bool:
+        """Whether `spark` reads the columns `ROW_HASH` and `IN_TRAIN`."""
+        return False
+
+    @property
+    def vocabulary(self) -> Stored | None:
+        """The vocabulary that has to be read from the lake; None where it is in the spec."""
+        return None
+
+    def joined(self, frame: DataFrame, words: DataFrame) -> DataFrame:
+        """Adds the hidden columns that `spark` reads, found in the stored vocabulary.
+
+        Args:
+            frame: The rows; each stays exactly once.
+            words: The vocabulary, see `pipeline.features.vocabularies`; each word once.
+        """
+        del words
+        return frame
+
+    def with_words(self, words: pa.Table) -> Self:
+        """The same part with its stored vocabulary in memory, for `arrow`."""
+        del words
+        return self
 
     @property
     def ulps(self) -> int:
@@ -185,10 +266,20 @@ class Kind:
     settings: type[FeatureSettings]
     fitted: type[Fitted]
     need: Need
+    others: Mapping[str, type[Fitted]] = field(default_factory=dict)
+    """Fitted parts of another class than `fitted`, by their field `encoding`."""
     in_version_1: bool = False
     """Whether version 0.1 had it: its section is part of fingerprints even while it is empty."""
     check: Callable[[str, FeatureSettings | Fitted, Any], None] | None = None
     """A further check that needs a Spark session: of the setting, the part, the session."""
+
+    def parsed(self, part: Mapping[str, Any]) -> Fitted:
+        """A fitted part as a spec's JSON holds it.
+
+        Raises:
+            ValidationError: It is none of this kind.
+        """
+        return self.others.get(str(part.get("encoding")), self.fitted).model_validate(part)
 
 
 def is_number(kind: DataType) -> bool:
