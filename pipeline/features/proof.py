@@ -35,6 +35,8 @@ SAMPLE_ROWS = 10_000
 DOUBLE_ULPS = 4
 """How far derived doubles may lie apart: a float, which they become, has 2^29 of their units."""
 STRANGE_ROWS = 3
+LOCAL_WORDS = 1_000_000
+"""Words of a vocabulary that a process holds in memory, and looks up for a row."""
 _WHICH = "_which"
 _GIVEN = "_given"
 
@@ -58,6 +60,10 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
     ours = {SPLIT, ABSENT, *spec.label_columns, *derive}
     given = [name for name in frame.columns if name in used and name not in ours]
     schema = from_spark(frame.select(*given, *derive).schema)
+    stored = [part.vocabulary for part in spec.parts if part.vocabulary is not None]
+    if large := [each for each in stored if each.words > LOCAL_WORDS]:
+        told = f"features.{large[0].feature} has {large[0].words} words, over {LOCAL_WORDS}"
+        return Local.of(schema, {}, rows=0, spark_only=told)
     expressions: dict[str, str] = {}
     for name, text in derive.items():
         try:
@@ -73,9 +79,9 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
     held = pa.Table.from_struct_array(found[_GIVEN]).cast(schema)
     local = Local.of(schema, expressions, rows=found.num_rows)
     reason, ulps = _difference(local, held, derive)
-    reason = reason or _features_differ(
-        spec, LocalTransform(spec, local, load(lake, spec)), held, found
-    )
+    if reason is None:
+        transform = LocalTransform(spec, local, load(lake, spec))
+        reason = _features_differ(spec, transform, held, found)
     return local.model_copy(update={"spark_only": reason, "ulps": ulps})
 
 
