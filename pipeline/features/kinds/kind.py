@@ -20,6 +20,7 @@ from pyspark.sql.types import (
 
 from pipeline.errors import SpecError
 from pipeline.features.kinds.columns import FIRST_ID, FeatureColumn
+from pipeline.features.kinds.part import Part
 from pipeline.settings import Settings
 
 ROW_HASH, IN_TRAIN, TARGET = "_row_hash", "_in_train", "_target"
@@ -151,10 +152,8 @@ class FeatureSettings(Settings):
         raise NotImplementedError
 
 
-class Fitted(BaseModel):
+class Fitted(Part):
     """The fitted part of a spec for one feature; it holds numbers and words, never code."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
     column: str

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
+from pipeline.features.kinds.part import Part
 from pipeline.features.kinds.values import Floats, limited, limited_floats
 
 # Sums of floats depend on the order of the partitions in their last digits; the spec must not.
@@ -19,10 +19,8 @@ SIGNIFICANT_DIGITS = 7
 QUANTILES = tuple(rank / 32 for rank in range(33))
 
 
-class FittedScale(BaseModel):
+class FittedScale(Part):
     """What all scales share: doubles in, doubles out, null or NaN stay what they are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ulps: ClassVar[int] = 0
     """How far Spark's and NumPy's results may lie apart, in units in the last place of a float."""
