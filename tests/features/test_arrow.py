@@ -206,7 +206,7 @@ def require_equal(spec: FeatureSpec, by_spark: pa.Table, by_arrow: pa.Table) -> 
         assert (np.abs(ordered[0] - ordered[1]) <= allowed).all(), where
 
 
-def property_test(cases: int) -> Any:
+def property_test(cases: int) -> settings:
     return settings(
         max_examples=cases,
         deadline=None,
