@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from pipeline.config import Features
@@ -116,7 +116,7 @@ def _measured(
         measured = measured_alone(train, measures)
         _require_sound(measured, features)
         return [_of_feature(place, each, measured) for place, each in enumerate(asked)]
-    with counted(train, measures, wanted) as (measured, counts):
+    with counted(train, measures, wanted, INLINE_WORDS) as (measured, counts):
         _require_sound(measured, features)
         each = [_of_feature(place, each, measured) for place, each in enumerate(asked)]
         return _with_words(each, asked, counts, store)
@@ -173,20 +173,23 @@ def _with_words(
             "Raise minimum_count.",
         )
     stored = store.store(words, large) if large and store else {}
-    inline = _collected(
-        words, [place for place, n in counts.words.items() if 0 < n <= INLINE_WORDS]
-    )
+    rows: Iterable[Row] = counts.collected or ()
+    if counts.collected is None or payloads or large:
+        small = [place for place, number in counts.words.items() if 0 < number <= INLINE_WORDS]
+        rows = words.where(F.col(PLACE).isin(*small)).collect() if small else ()
+    inline = _by_place(rows)
     return [
         replace(each, words=inline.get(place, ()), stored=stored.get(place))
         for place, each in enumerate(measured)
     ]
 
 
-def _collected(words: DataFrame, places: Sequence[int]) -> Mapping[int, tuple[Counted, ...]]:
-    """The words of some features, in order: not data, but a part of the model."""
+def _by_place(rows: Iterable[Row]) -> Mapping[int, tuple[Counted, ...]]:
+    """The words of each feature, in order: not data, but a part of the model."""
     found: dict[int, list[Counted]] = {}
-    for row in words.where(F.col(PLACE).isin(*places)).collect() if places else ():
-        one = Counted(row[WORD], row[OCCURRENCES], tuple(row[VALUES] or ()))
+    for row in rows:
+        values = row.asDict().get(VALUES) or ()
+        one = Counted(row[WORD], row[OCCURRENCES], tuple(values))
         found.setdefault(row[PLACE], []).append(one)
     return {place: tuple(sorted(each)) for place, each in found.items()}
 

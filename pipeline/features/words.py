@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame, Observation, Window
+from pyspark.sql import Column, DataFrame, Observation, Row, Window
 from pyspark.sql import functions as F
 
 from pipeline.features.kinds.columns import FIRST_ID
@@ -31,6 +32,8 @@ class WordCounts:
     """Columns `PLACE`, `WORD`, `OCCURRENCES`, `ROWS_BY_FOLD`, `SUMS_BY_FOLD`; each pair once."""
     words: Mapping[int, int]
     """Place of the feature -> number of its words."""
+    collected: Sequence[Row] | None
+    """The same rows, where there are few."""
 
 
 def tally() -> Tally:
@@ -40,7 +43,7 @@ def tally() -> Tally:
 
 @contextmanager
 def counted(
-    train: DataFrame, measures: Sequence[Column], wanted: Mapping[int, Words]
+    train: DataFrame, measures: Sequence[Column], wanted: Mapping[int, Words], few: int
 ) -> Iterator[tuple[dict[str, Any], WordCounts]]:
     """Measures the train split and counts its words, in one pass over it.
 
@@ -48,6 +51,7 @@ def counted(
         train: The rows, with `ROW_HASH` and `TARGET`.
         measures: Aggregates with names.
         wanted: Place of a feature -> its words; at least one.
+        few: Up to so many words of all features are collected at once: one job instead of three.
 
     Yields:
         Measures by name, and the words that are frequent enough.
@@ -57,13 +61,20 @@ def counted(
     frequent.persist(StorageLevel.DISK_ONLY)
     try:
         chosen = _largest(frequent, wanted)
-        found = chosen.groupBy(PLACE).count().collect()
+        first = chosen.limit(few + 1).collect()
         # Without any word, nothing may have passed by the observer.
-        measured = observation.get if found else measured_alone(train, measures)
-        words = {row[PLACE]: row["count"] for row in found}
+        measured = observation.get if first else measured_alone(train, measures)
+        words = Counter(row[PLACE] for row in first)
+        if len(first) > few:
+            numbers = chosen.groupBy(PLACE).count().collect()
+            words = Counter({row[PLACE]: row["count"] for row in numbers})
         yield (
             measured,
-            WordCounts(frame=chosen, words={place: words.get(place, 0) for place in wanted}),
+            WordCounts(
+                frame=chosen,
+                words={place: words[place] for place in wanted},
+                collected=first if len(first) <= few else None,
+            ),
         )
     finally:
         frequent.unpersist()
