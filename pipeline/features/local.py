@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import RowError, SpecError
 from pipeline.features.arrow import features_of
+from pipeline.features.few_rows import FewRows, quoted
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake.schema import from_delta, to_delta
 
@@ -108,6 +109,10 @@ class LocalTransform:
         self.given = local.given
         """Columns that rows must have."""
         listed = ", ".join(f"{text} AS {quoted(name)}" for name, text in local.expressions.items())
+        try:
+            self._few = FewRows(self._engine, self.given, local.expressions, self._schema)
+        except duckdb.Error as error:
+            raise self._cannot_be_evaluated(error) from error
         self._query = f"SELECT *, {listed} FROM rows"  # noqa: S608 - no access to anything else
 
     def features(self, rows: pa.Table) -> pa.Table:
@@ -129,21 +134,22 @@ class LocalTransform:
         if not self._local.expressions:
             return rows
         try:
-            # In place of the rows before; taking them away each time took as long as the query.
-            self._engine.register("rows", rows)
-            made = self._engine.sql(self._query).to_arrow_table()
+            return self._few.derived(rows) if self._few.takes(rows) else self.derived_at_once(rows)
         except duckdb.Error as error:
-            raise SpecError(
-                f"feature spec {self._spec.hash}",
-                f"cannot be evaluated: {' '.join(str(error).split())[:200]}",
-                "Run featurize again with this version of lakestorm, and train on it.",
-            ) from error
-        return made.cast(self._schema)
+            raise self._cannot_be_evaluated(error) from error
 
+    def derived_at_once(self, rows: pa.Table) -> pa.Table:
+        """The same for any number of rows."""
+        # In place of the rows before; taking them away each time took as long as the query.
+        self._engine.register("rows", rows)
+        return self._engine.sql(self._query).to_arrow_table().cast(self._schema)
 
-def quoted(name: str) -> str:
-    """A column's name in SQL."""
-    return '"' + name.replace('"', '""') + '"'
+    def _cannot_be_evaluated(self, error: duckdb.Error) -> SpecError:
+        return SpecError(
+            f"feature spec {self._spec.hash}",
+            f"cannot be evaluated: {' '.join(str(error).split())[:200]}",
+            "Run featurize again with this version of lakestorm, and train on it.",
+        )
 
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -23,7 +23,8 @@ from pyspark.sql.types import AtomicType
 from pipeline.errors import LakestormError
 from pipeline.features.agreement import apart, unlike_rows
 from pipeline.features.duck import UntranslatableError, names_in, translated
-from pipeline.features.local import Local, LocalTransform, quoted
+from pipeline.features.few_rows import MOST_ROWS, quoted
+from pipeline.features.local import Local, LocalTransform
 from pipeline.features.prepared import ABSENT, SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
@@ -35,6 +36,8 @@ SAMPLE_ROWS = 10_000
 DOUBLE_ULPS = 4
 """How far derived doubles may lie apart: a float, which they become, has 2^29 of their units."""
 STRANGE_ROWS = 3
+FEW_TIMES = 20
+"""So many times as many rows as are taken alone are compared with the same ones at once."""
 LOCAL_WORDS = 1_000_000
 """Words of a vocabulary that a process holds in memory, and looks up for a row."""
 _WHICH = "_which"
@@ -81,7 +84,7 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
     reason, ulps = _difference(local, held, derive)
     if reason is None:
         transform = LocalTransform(spec, local, load(lake, spec))
-        reason = _features_differ(spec, transform, held, found)
+        reason = _features_differ(spec, transform, held, found) or _few_differ(transform, held)
     return local.model_copy(update={"spark_only": reason, "ulps": ulps})
 
 
@@ -182,6 +185,28 @@ def _features_differ(
             reads = held.select(part.reads).append_column(column.name, by_spark[column.name])
             told = _told(reads, made[column.name], column.name, int(unlike[0]), part.reads)
             return f"feature {column.name} is {told}"
+    return None
+
+
+def _few_differ(transform: LocalTransform, held: pa.Table) -> str | None:
+    """The first derived column that a few rows alone have otherwise than many, with a row.
+
+    The strange rows are the last of the sample.
+    """
+    rows = held.select(transform.given.names)
+    few = rows.slice(max(0, len(rows) - FEW_TIMES * MOST_ROWS))
+    places = range(0, len(few), MOST_ROWS)
+    try:
+        at_once = transform.derived_at_once(few)
+        parts = [transform.derived(few.slice(place, MOST_ROWS)) for place in places]
+    except (LakestormError, duckdb.Error, pa.ArrowException) as error:
+        return str(error)
+    alone = pa.concat_tables(parts) if parts else at_once
+    for name in at_once.column_names:
+        unlike = unlike_rows(at_once[name], alone[name])
+        if len(unlike):
+            told = _told(at_once, alone[name], name, int(unlike[0]), transform.given.names)
+            return f"derived {name}, by itself: {told}"
     return None
 
 
