@@ -2,8 +2,9 @@
 
 OmegaConf reads the file, resolves `${...}` and applies `--set a.b=value`; Pydantic checks it.
 Past this package no dict of settings travels. A section a module, in the data's way: `source`,
-`clean`, `features`, `networks` and `train`, `score`, `schedule`; `storage` says how a lake is
-reached, `pipeline` is the whole, and `reading` loads it.
+`clean`, `features`, `train`, `score`, `schedule`; `storage` says how a lake is reached, `pipeline`
+is the whole, and `reading` loads it. The settings of a network are in its family's folder, see
+`pipeline.training.networks`.
 """
 
 from pipeline.config.asof import Asof
@@ -11,7 +12,6 @@ from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features
 from pipeline.config.histories import History
 from pipeline.config.label import Label, TaskName
-from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.reading import load_pipeline
 from pipeline.config.schedule import STAGE_NAMES, Job, Schedule
@@ -39,6 +39,12 @@ from pipeline.config.table_rules import (
     TableRule,
 )
 from pipeline.config.train import Train
+from pipeline.training.networks import Activation, Model
+from pipeline.training.networks.cnn import Cnn
+from pipeline.training.networks.custom import Custom
+from pipeline.training.networks.mlp import Mlp
+from pipeline.training.networks.rnn import Rnn
+from pipeline.training.networks.vae import Vae
 from pipeline.training.tasks import LOSSES, METRICS
 
 __all__ = [

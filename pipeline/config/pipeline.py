@@ -221,7 +221,7 @@ def _section(given: Any, name: str) -> dict[str, Any]:
 def _require_network_fits(features: Features, train: Train) -> None:
     """The family against the task and the kinds of features; loss and metric against the task."""
     task, family = features.label.task, train.model.family
-    if family != "custom" and (family == "vae") != TASKS[task].rebuilds:
+    if not train.model.learns(TASKS[task]):
         raise ValueError(f"train.model.family {family} cannot learn the task {task}")
     for setting, allowed in (("loss", LOSSES[task]), ("metric", METRICS[task])):
         chosen = getattr(train, setting)

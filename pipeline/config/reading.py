@@ -13,11 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from pipeline.config.features import described_by
-from pipeline.config.networks import FAMILIES
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.splits import METHODS
 from pipeline.errors import ConfigError, one_line
 from pipeline.settings import Settings
+from pipeline.training.networks import FAMILIES
 
 # A contract of 20,000 columns; OmegaConf's own limit is at 2,500. It also refuses, whatever this
 # says, a file whose aliases make more than a hundred nodes of one.

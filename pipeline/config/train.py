@@ -7,8 +7,8 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.class_weights import ClassWeights
-from pipeline.config.networks import Mlp, Model
 from pipeline.settings import Fraction, Positive, Settings
+from pipeline.training.networks import DEFAULT_FAMILY, Model
 
 
 class Train(Settings):
@@ -16,7 +16,7 @@ class Train(Settings):
 
     added: ClassVar[frozenset[str]] = frozenset({"class_weights"})
 
-    model: Model = Mlp()
+    model: Model = DEFAULT_FAMILY
     loss: str | None = None
     """By default the first of the task's: see `LOSSES`."""
     class_weights: ClassWeights = None
@@ -66,10 +66,8 @@ class Train(Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
-    def _whole_batches_for_batch_norm(self) -> Self:
-        if getattr(self.model, "batch_norm", False) and self.last_batch == "keep":
-            raise ValueError(
-                "model.batch_norm: a last batch of one row, or none, has no deviation; set "
-                "last_batch: drop"
-            )
+    def _last_batch_can_be_trained_on(self) -> Self:
+        refusal = self.model.last_batch_refusal()
+        if refusal is not None and self.last_batch == "keep":
+            raise ValueError(f"{refusal}; set last_batch: drop")
         return self

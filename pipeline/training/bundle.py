@@ -255,7 +255,7 @@ def _checked(path: Path, digest: object) -> bytes | None:
 
 def _empty(facts: Facts, custom: str | None) -> nn.Module:
     """The network without its weights."""
-    if facts.architecture.family == "custom":
+    if facts.architecture.settings.user_class is not None:
         return build(facts.architecture, custom=custom)
     # On the meta device nothing is allocated before the shapes are known to agree.
     with torch.device("meta"):

@@ -163,4 +163,4 @@ def choose_device(setting: str) -> torch.device:
 
 def custom_class(pipeline: Pipeline) -> str | None:
     """The user's own network, `package.module:Class`, which no artifact names."""
-    return getattr(pipeline.train.model, "custom", None)
+    return pipeline.train.model.user_class

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.config import TaskName
 from pipeline.training.bundle import Bundle
-from pipeline.training.networks import Vae, rebuilt_from
+from pipeline.training.networks import NetworkModule, rebuilt_from
 from pipeline.training.splits import Rows
 from pipeline.training.tasks import LOSSES, METRICS, TASKS, Task
 
@@ -111,7 +111,7 @@ def evaluating(module: nn.Module, seed: int) -> Iterator[None]:
     variational autoencoder is compared by.
     """
     module.eval()
-    if not isinstance(module, Vae):
+    if not isinstance(module, NetworkModule) or not module.samples:
         yield
         return
     module.sampling = True

@@ -18,8 +18,13 @@ from pipeline.config import Cnn, Custom, Model, Rnn, Vae
 from pipeline.errors import ModelError
 from pipeline.training.bundle import load_bundle, save_bundle
 from pipeline.training.histograms import Tally, input_columns, score_columns
-from pipeline.training.networks import Shapes, add_export, architecture_of, build
-from pipeline.training.networks.custom import example_inputs
+from pipeline.training.networks import (
+    Shapes,
+    add_export,
+    architecture_of,
+    build,
+    example_inputs,
+)
 from pipeline.training.reference import Reference
 from tests.training import examples
 

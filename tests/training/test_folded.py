@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import Cnn, Mlp
 from pipeline.training.networks import Shapes, architecture_of, build, folded
-from pipeline.training.networks.folded import MOST_NUMBERS, Folded
+from pipeline.training.networks.mlp.folded import MOST_NUMBERS, Folded
 from tests.training.test_networks import BAG, EVERY, VECTORS, architecture, random_inputs
 
 every_shape = st.builds(

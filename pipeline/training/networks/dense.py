@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Activation
-from pipeline.training.networks.architecture import Shapes
+from pipeline.training.networks.family import Activation
+from pipeline.training.networks.shapes import Shapes
 
 EMBEDDING_DEVIATION = 0.1
 """Of initial embedding weights: near the scale of the standardised features they stand beside."""
@@ -113,11 +113,6 @@ class Columns(nn.Module):
             embedding(inputs["categorical"][:, position])
             for position, embedding in enumerate(self.embeddings)
         ]
-
-
-def scaled(image: Tensor, dtype: torch.dtype) -> Tensor:
-    """An image of bytes as numbers from 0 to 1."""
-    return image.to(dtype) / 255
 
 
 def weights_type(network: nn.Module) -> torch.dtype:

@@ -5,7 +5,6 @@ lakestorm itself never loads it: its own files hold numbers only.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 import warnings
@@ -16,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from pipeline.training.networks.architecture import Architecture, Shapes
-from pipeline.training.networks.custom import example_inputs
-from pipeline.training.networks.rnn import Rnn
+from pipeline.training.networks.architecture import Architecture
+from pipeline.training.networks.inputs import example_inputs
+from pipeline.training.networks.module import NetworkModule
+from pipeline.training.networks.shapes import Shapes
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def add_export(folder: Path, module: nn.Module, architecture: Architecture) -> b
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own use of what it is about to drop
             program = torch.export.export(
-                _exportable(module),
+                module.exportable() if isinstance(module, NetworkModule) else module,
                 (inputs,),
                 dynamic_shapes=(_dynamic(inputs, architecture.shapes),),
             )
@@ -58,18 +58,6 @@ def add_export(folder: Path, module: nn.Module, architecture: Architecture) -> b
     digest = hashlib.sha256((folder / EXPORT_FILE).read_bytes()).hexdigest()
     (folder / EXPORT_DIGEST_FILE).write_text(f"{digest}  {EXPORT_FILE}\n", encoding="ascii")
     return True
-
-
-def _exportable(module: nn.Module) -> nn.Module:
-    """The network, or a copy of it whose recurrent layer export can keep."""
-    if not isinstance(module, Rnn):
-        return module
-    # Imported only here: it needs a part of torch that may move.
-    from pipeline.training.networks.scanned import Scanned
-
-    module = copy.deepcopy(module)
-    module.recurrent = Scanned(module.recurrent)  # type: ignore[assignment]
-    return module
 
 
 def _dynamic(inputs: dict[str, Tensor], shapes: Shapes) -> dict[str, Any]:

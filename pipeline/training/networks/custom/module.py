@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
-from pipeline.training.networks.architecture import Shapes
+from pipeline.training.networks.custom import Custom
+from pipeline.training.networks.inputs import example_inputs
+from pipeline.training.networks.shapes import Shapes
 
 _SETTING = "train.model.custom"
 
 
-def custom_network(
-    name: str, shapes: Shapes, outputs: int, settings: Mapping[str, Any]
-) -> nn.Module:
+def custom_network(shapes: Shapes, outputs: int, settings: Custom) -> nn.Module:
     """Builds `Class(shapes=..., outputs=..., **settings)` and tries it on two rows.
 
     Args:
-        name: `package.module:Class`.
         shapes: What it will be given.
         outputs: What it must give.
-        settings: Section `train.model.settings`.
+        settings: Section `train.model`, with the class.
 
     Raises:
         ConfigError: There is no such class, it cannot be built, or gives something else.
     """
+    name = settings.custom
     module_name, _, class_name = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
@@ -42,7 +41,7 @@ def custom_network(
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise ConfigError(_SETTING, f"{name} is no torch.nn.Module", "Derive it from nn.Module.")
     try:
-        module = kind(shapes=shapes, outputs=outputs, **settings)
+        module = kind(shapes=shapes, outputs=outputs, **settings.settings)
         # In evaluation mode: a batch norm would take the example's zeros into its running mean.
         with torch.no_grad():
             found = module.eval()(example_inputs(shapes, rows=2))
@@ -68,19 +67,4 @@ def _require_outputs(name: str, found: Any, outputs: int) -> None:
     )
 
 
-def example_inputs(shapes: Shapes, rows: int, longest: int = 3) -> dict[str, Tensor]:
-    """Inputs of the right shapes and types, all of small numbers."""
-    inputs: dict[str, Tensor] = {}
-    if shapes.numeric:
-        inputs["numeric"] = torch.zeros(rows, shapes.numeric)
-    if shapes.cardinalities:
-        inputs["categorical"] = torch.zeros(rows, len(shapes.cardinalities), dtype=torch.int32)
-    for name, each in shapes.named.items():
-        if each.form == "sequence":
-            dtype = torch.int32 if each.ids else torch.float32
-            inputs[name] = torch.zeros(rows, longest, *each.shape, dtype=dtype)
-            inputs[shapes.lengths[name]] = torch.full((rows,), longest)
-        else:
-            dtype = torch.uint8 if each.form == "image" else torch.float32
-            inputs[name] = torch.zeros(rows, *each.shape, dtype=dtype)
-    return inputs
+NETWORK = custom_network

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.training.networks.dense import beside
-from pipeline.training.networks.mlp import Mlp, pixels
+from pipeline.training.networks.dense import Columns, beside
+from pipeline.training.networks.inputs import pixels
 
 MOST_NUMBERS = 1 << 22
 """In all tables, 16 MiB: what a cache holds. From memory a lookup costs what it saves."""
@@ -28,17 +28,21 @@ class Folded(nn.Module):
     """Says what an `Mlp` with categories says, up to rounding; only to be used, not trained.
 
     Ids must be of their vocabularies, each below its cardinality: it does not look.
+
+    Args:
+        columns: Of the `Mlp`; there are categories.
+        layers: Of the `Mlp`.
     """
 
-    def __init__(self, network: Mlp) -> None:
+    def __init__(self, columns: Columns, layers: nn.Sequential) -> None:
         super().__init__()
-        first, *rest = network.layers
+        first, *rest = layers
         assert isinstance(first, nn.Linear)  # noqa: S101 - for mypy: see `dense_layers`
         weight, dtype = first.weight.detach().double(), first.weight.dtype
-        embeddings = [table.detach().double() for table in network.columns.tables]
+        embeddings = [table.detach().double() for table in columns.tables]
         widths = [embedding.shape[1] for embedding in embeddings]
-        numeric = network.columns.width - sum(widths)
-        others = first.in_features - network.columns.width
+        numeric = columns.width - sum(widths)
+        others = first.in_features - columns.width
         # [hidden, width] -> [hidden, numeric], [hidden, width of each embedding], [hidden, pixels]
         of_numeric, *of_each, of_pixels = torch.split(weight, [numeric, *widths, others], dim=1)
         # [cardinality, width] of each -> [cardinality, hidden]
@@ -50,8 +54,8 @@ class Folded(nn.Module):
         # [numeric and pixels, hidden]
         beside_them = torch.cat([of_numeric, of_pixels], dim=1).T.to(dtype)
         self.weight = nn.Parameter(beside_them.contiguous(), requires_grad=False)
-        self.numbers = ("numeric", *network.columns.vectors)
-        self.bags = network.columns.bags
+        self.numbers = ("numeric", *columns.vectors)
+        self.bags = columns.bags
         self.layers = nn.Sequential(*rest)
 
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -67,12 +71,3 @@ class Folded(nn.Module):
             hidden = torch.addmm(hidden, beside(parts), self.weight)
         outputs: Tensor = self.layers(hidden)
         return outputs
-
-
-def folded(network: nn.Module) -> nn.Module:
-    """The network as `Folded` where that is faster, else itself."""
-    if not isinstance(network, Mlp) or not network.columns.tables:
-        return network
-    ids = sum(len(table) for table in network.columns.tables)
-    hidden = len(next(network.layers.parameters()))
-    return Folded(network) if ids * hidden <= MOST_NUMBERS else network

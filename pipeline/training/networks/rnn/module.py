@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
-from pipeline import config
-from pipeline.training.networks.architecture import Shapes
+from pipeline.training.networks import rnn
 from pipeline.training.networks.dense import Columns, beside, dense_layers, weights_type
+from pipeline.training.networks.module import NetworkModule
+from pipeline.training.networks.shapes import Shapes
 
 
-class Rnn(nn.Module):
+class Rnn(NetworkModule):
     """GRU or LSTM, then what it said at the row's end and its maximum over the row.
 
     It runs forward only, over the padded batch: what stands behind a row's end comes too late to
@@ -22,7 +24,7 @@ class Rnn(nn.Module):
     short-term memory, 1997, https://doi.org/10.1162/neco.1997.9.8.1735 (LSTM).
     """
 
-    def __init__(self, shapes: Shapes, outputs: int, settings: config.Rnn) -> None:
+    def __init__(self, shapes: Shapes, outputs: int, settings: rnn.Rnn) -> None:
         super().__init__()
         [(self.sequence, steps)] = shapes.ordered.items()
         self.lengths = shapes.lengths[self.sequence]
@@ -73,6 +75,15 @@ class Rnn(nn.Module):
             said, _ = self.recurrent(steps)
         return said
 
+    def exportable(self) -> nn.Module:
+        """A copy whose recurrent layer export can keep."""
+        # Imported only here: it needs a part of torch that may move.
+        from pipeline.training.networks.rnn.scanned import Scanned
+
+        module = copy.deepcopy(self)
+        module.recurrent = Scanned(module.recurrent)  # type: ignore[assignment]
+        return module
+
 
 def _ends(said: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """What was said at each row's last step, and the maximum over its steps; 0 for an empty row.
@@ -89,3 +100,6 @@ def _ends(said: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     highest = said.masked_fill(~valid, -torch.inf).amax(1)
     empty = (lengths == 0).unsqueeze(1)
     return at_end.masked_fill(empty, 0), highest.masked_fill(empty, 0)
+
+
+NETWORK = Rnn

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline import config
-from pipeline.training.networks.architecture import Shapes, rebuilt_width
-from pipeline.training.networks.dense import dense_layers, scaled, weights_type
+from pipeline.training.networks import vae
+from pipeline.training.networks.dense import dense_layers, weights_type
+from pipeline.training.networks.inputs import rebuilt_from
+from pipeline.training.networks.module import NetworkModule
+from pipeline.training.networks.shapes import Shapes
 
 
-class Vae(nn.Module):
+class Vae(NetworkModule):
     """Encoder to the mean and variance of some latent numbers; decoder from a sample of them.
 
     It samples in training, and where `sampling` is set; else it decodes the mean.
@@ -18,13 +20,14 @@ class Vae(nn.Module):
     Source: Kingma and Welling, https://arxiv.org/abs/1312.6114.
     """
 
-    def __init__(self, shapes: Shapes, outputs: int, settings: config.Vae) -> None:
+    samples = True
+
+    def __init__(self, shapes: Shapes, outputs: int, settings: vae.Vae) -> None:
         super().__init__()
-        width, latent = rebuilt_width(shapes), settings.latent
+        width, latent = vae.rebuilt_width(shapes), settings.latent
         if outputs != width + 2 * latent:
             raise ValueError(f"outputs {outputs} are not {width} + 2 x {latent}")
         self.latent = latent
-        self.sampling = False
         self.encoder = dense_layers(
             width, settings.hidden, 2 * latent, settings.activation, settings.dropout
         )
@@ -46,14 +49,4 @@ class Vae(nn.Module):
         return torch.cat([self.decoder(latent), mean, log_variance], dim=1)
 
 
-def rebuilt_from(inputs: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """What an autoencoder is to rebuild, float [rows, width]: an image's bytes in [0, 1], numbers.
-
-    Args:
-        inputs: What the network is given.
-        dtype: Of what is returned.
-    """
-    if "image" in inputs:
-        # [rows, height, width (, channels)] -> [rows, pixels]
-        return scaled(inputs["image"], dtype).flatten(1)
-    return inputs["numeric"].to(dtype)
+NETWORK = Vae

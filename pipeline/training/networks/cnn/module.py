@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from pipeline import config
-from pipeline.training.networks.architecture import Shapes
+from pipeline.training.networks import cnn
 from pipeline.training.networks.dense import (
     ACTIVATIONS,
     Columns,
     beside,
     dense_layers,
-    scaled,
     weights_type,
 )
+from pipeline.training.networks.inputs import scaled
+from pipeline.training.networks.module import NetworkModule
+from pipeline.training.networks.shapes import Shapes
 
 
-class Cnn(nn.Module):
+class Cnn(NetworkModule):
     """Blocks of convolution, activation and maximum of 2 x 2; then dense layers.
 
     Source: LeCun et al., Gradient-based learning applied to document recognition, 1998,
@@ -24,7 +25,7 @@ class Cnn(nn.Module):
     https://arxiv.org/abs/1502.03167.
     """
 
-    def __init__(self, shapes: Shapes, outputs: int, settings: config.Cnn) -> None:
+    def __init__(self, shapes: Shapes, outputs: int, settings: cnn.Cnn) -> None:
         super().__init__()
         height, width, *channels = shapes.image
         before = channels[0] if channels else 1
@@ -55,3 +56,6 @@ class Cnn(nn.Module):
         seen = self.blocks(image).flatten(1)
         outputs: Tensor = self.layers(beside([seen, *self.columns.parts(inputs)]))
         return outputs
+
+
+NETWORK = Cnn
