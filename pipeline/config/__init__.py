@@ -9,7 +9,7 @@ reached, `pipeline` is the whole, and `reading` loads it.
 from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features
-from pipeline.config.histories import History
+from pipeline.config.histories import History, LaterEvents
 from pipeline.config.label import Label, TaskName
 from pipeline.config.networks import Activation, Cnn, Custom, Mlp, Model, Rnn, Vae
 from pipeline.config.pipeline import Pipeline
@@ -67,6 +67,7 @@ __all__ = [
     "Job",
     "Join",
     "Label",
+    "LaterEvents",
     "Mlp",
     "Model",
     "Nulls",

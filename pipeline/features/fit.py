@@ -55,6 +55,7 @@ def fit(train: DataFrame, features: Features, pipeline: str, period_column: str)
         derive=dict(features.derive),
         weight=features.weight,
         histories=dict(features.histories),
+        outcomes=dict(features.outcomes),
         parts=tuple(
             how.fitted(name, _measured_of(place, kind, name, measured, counted))
             for place, (kind, name, how) in enumerate(asked)
