@@ -86,8 +86,7 @@ def main() -> None:
 
 def _rows(features: Snapshot, spec: FeatureSpec, split: str) -> pl.DataFrame:
     columns = [*spec.keys, *spec.label_columns, *spec.feature_columns]
-    found = pl.from_arrow(features.select(**{SPLIT: {split}}).arrow(columns))
-    assert isinstance(found, pl.DataFrame)
+    found = pl.DataFrame(features.select(**{SPLIT: {split}}).arrow(columns))
     # Rows are drawn for nothing, but bins are found on a sample: in one order wherever files lie.
     return found.sort(spec.keys)
 
@@ -142,8 +141,7 @@ def _network(
     """The labels of the test rows and the network's stored scores, in one order."""
     predictions = lake.table(PREDICTIONS).snapshot()
     own = predictions.select(model_name={model.name}, model_version={str(model.version)})
-    stored = pl.from_arrow(own.arrow([*spec.keys, "score"]))
-    assert isinstance(stored, pl.DataFrame)
+    stored = pl.DataFrame(own.arrow([*spec.keys, "score"]))
     kept = [*spec.keys, spec.label_column]
     both = test.select(kept).join(stored, on=spec.keys, how="inner", nulls_equal=True)
     if both.height != test.height:

@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from pipeline.clean.increment import clean_increment
 from pipeline.config.histories import LaterEvents
-from pipeline.errors import LeakageError, SpecError
+from pipeline.errors import ConfigError, LeakageError, SpecError
 from pipeline.features.catalogue import local_of
 from pipeline.features.fit import fit
 from pipeline.features.histories import with_histories
@@ -162,7 +162,7 @@ def test_labels_are_made_of_outcomes_which_may_be_known_afterwards(spark: SparkS
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"derive": {"twice": "next_delay * 2"}}, r"features\.derive\.twice: .* outcomes"),
+        ({"derive": {"twice": "next_delay * 2"}}, r"features\.derive\.twice: .*features\.outcomes"),
         ({"weight": "next_rows + 1"}, r"features\.weight: .* features\.outcomes"),
     ],
 )
@@ -222,12 +222,12 @@ def test_names_are_told_apart_and_errors_name_the_section(
     def load(**changes: Any) -> Any:
         return lakes.pipeline(tmp_path, {f"features.{n}": value for n, value in changes.items()})
 
-    with pytest.raises(Exception, match=r"outcomes\.h: a history is called so"):
+    with pytest.raises(ConfigError, match=r"outcomes\.h: a history is called so"):
         load(outcomes={"h": NEXT}, histories={"h": HISTORY})
-    with pytest.raises(Exception, match=r"outcomes\.a: 'a_b_sum' exists already"):
-        other = {**NEXT, "aggregates": {"b_sum": {"how": "count"}}}
+    other = {**NEXT, "aggregates": {"b_sum": {"how": "count"}}}
+    with pytest.raises(ConfigError, match=r"outcomes\.a: 'a_b_sum' exists already"):
         load(outcomes={"a": other}, histories={"a_b": HISTORY})
-    with pytest.raises(Exception, match=r"outcomes\.next\.entity: there is no column 'plac'"):
+    with pytest.raises(ConfigError, match=r"outcomes\.next\.entity: there is no column 'plac'"):
         load(outcomes={"next": {**NEXT, "entity": ["plac"]}})
     wrong = {**NEXT, "time": "amount"}
     how = examples.described(outcomes={"next": wrong}, cyclic={}, derive={})
