@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import polars as pl
 import pytest
 from polars import col
@@ -35,13 +37,12 @@ def labels_agree(lake: Lake, name: str) -> None:
     found = features.select("invoice", col("returns").cast(pl.Int32)).sort("invoice")
     assert found.equals(labels_of(clean).sort("invoice"))
     dated = features.join(clean.select("invoice", "invoiced"), on="invoice")
-    ends = {
-        str(split): (part["invoiced"].min(), part["invoiced"].max())
-        for (split,), part in dated.group_by("split")
-    }
+    first, last = (
+        dict(dated.group_by("split").agg(end).iter_rows())
+        for end in (col("invoiced").min(), col("invoiced").max())
+    )
     for earlier, later in (("train", "validation"), ("validation", "test")):
-        apart = ends[later][0] - ends[earlier][1]
-        assert apart.total_seconds() > 30 * 86_400, "no label looks into the next split"
+        assert first[later] - last[earlier] > timedelta(days=30), "labels look into the next split"
 
 
 @pytest.mark.long
