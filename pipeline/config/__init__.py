@@ -10,7 +10,7 @@ is the whole, and `reading` loads it. The settings of a network are in its famil
 from pipeline.config.asof import Asof
 from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features
-from pipeline.config.histories import History
+from pipeline.config.histories import History, LaterEvents
 from pipeline.config.label import Label, TaskName
 from pipeline.config.pipeline import Pipeline
 from pipeline.config.reading import load_pipeline
@@ -73,6 +73,7 @@ __all__ = [
     "Job",
     "Join",
     "Label",
+    "LaterEvents",
     "Mlp",
     "Model",
     "Nulls",

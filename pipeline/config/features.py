@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, create_model, model_validator
 
-from pipeline.config.histories import History
+from pipeline.config.histories import History, LaterEvents, history_columns, history_texts
 from pipeline.config.label import Label
 from pipeline.config.splits import AnySplits, StratifiedSplits
 from pipeline.errors import ConfigError
@@ -19,7 +20,9 @@ from pipeline.settings import Name, Positive, Settings, is_pattern
 class Described(Settings):
     """Stage 2: `clean` to `features`, without the sections of the kinds."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"kinds", "entities", "histories", "weight"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"kinds", "entities", "histories", "outcomes", "weight"}
+    )
 
     keys: tuple[str, ...] = Field(min_length=1)
     """Columns that name a row; they are carried to the predictions."""
@@ -32,6 +35,8 @@ class Described(Settings):
     """Columns known only after the moment of prediction; no feature can be made of them."""
     histories: dict[Name, History] = {}
     """New columns made of each entity's earlier events: see docs/histories.md."""
+    outcomes: dict[Name, LaterEvents] = {}
+    """New columns made of each entity's later events, for `label` alone; see docs/histories.md."""
     derive: dict[Name, str] = {}
     """New column to Spark SQL over `clean` without the leakage columns."""
     weight: str | None = Field(default=None, min_length=1)
@@ -85,6 +90,29 @@ class Described(Settings):
             if leaked:
                 raise ValueError(
                     f"{section}.{leaked[0]} is listed under leakage: it is not known at prediction"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _only_labels_look_ahead(self) -> Self:
+        """Refuses outcomes elsewhere; under `derive` and `weight`, featurize does."""
+        outcomes = {column for column, _, _ in history_columns(self.outcomes)}
+        texts = {
+            **{f"{kind.name}.{name}": how.reads(name) for kind, name, how in self.asked()},
+            "keys": self.keys,
+            "entities": self.entities,
+            "histories": history_texts(self.histories).values(),
+            "outcomes": history_texts(self.outcomes).values(),
+            "splits": [str(self.splits.model_dump())],
+        }
+        for setting, written in texts.items():
+            found = sorted(
+                outcomes & {word for text in written for word in re.findall(r"\w+", text)}
+            )
+            if found:
+                raise ValueError(
+                    f"{setting}: {found[0]!r} is an outcome; at the moment of prediction it is not "
+                    "known, and only features.label can use it"
                 )
         return self
 

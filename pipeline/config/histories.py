@@ -1,4 +1,4 @@
-"""Histories: what an entity's earlier events say about a row, and how far back they are read."""
+"""Histories and outcomes: what an entity's earlier or later events say, and how far they reach."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -111,6 +111,9 @@ Output: TypeAlias = Aggregate | Lag | EventSequence
 class History(Settings):
     """The earlier events of a row's entity; the row itself and all later ones are no part of it."""
 
+    section: ClassVar[str] = "features.histories"
+    looks_ahead: ClassVar[bool] = False
+
     entity: tuple[str, ...] = Field(min_length=1)
     """Columns that name whose history it is; a row where one is null has none."""
     time: str
@@ -151,6 +154,24 @@ class History(Settings):
         return self
 
 
+class LaterEvents(History):
+    """The later events of a row's entity, for labels; no feature can be made of them.
+
+    A history with time reversed: its windows are (t, t + over], `last` is the value of the nearest
+    later event, and `time_since_last` the time until it.
+    """
+
+    section: ClassVar[str] = "features.outcomes"
+    looks_ahead: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _has_aggregates_only(self) -> Self:
+        for setting in ("known_at", "lags", "sequences"):
+            if getattr(self, setting):
+                raise ValueError(f"{setting} says nothing to an outcome; it has aggregates only")
+        return self
+
+
 def history_columns(histories: Mapping[str, History]) -> Iterator[tuple[str, History, Output]]:
     """The columns of all histories, called after the history and the output."""
     for name, history in histories.items():
@@ -168,16 +189,21 @@ def history_texts(histories: Mapping[str, History]) -> dict[str, str]:
     }
 
 
-def require_columns_of_their_own(histories: Mapping[str, History], taken: set[str]) -> None:
-    """Refuses a column of a history that something else is called already.
+def require_columns_of_their_own(
+    histories: Mapping[str, History], outcomes: Mapping[str, LaterEvents], taken: set[str]
+) -> None:
+    """Refuses a history or outcome, or a column of one, that is called like something else.
 
     Raises:
-        ValueError: It names the history and the column.
+        ValueError: It names the history or outcome.
     """
+    for name in outcomes:
+        if name in histories:
+            raise ValueError(f"features.outcomes.{name}: a history is called so; rename it")
     seen = set(taken)
-    for name, history in histories.items():
+    for name, history in {**histories, **outcomes}.items():
         for output in history.outputs:
             column = f"{name}_{output}"
             if column in seen:
-                raise ValueError(f"features.histories.{name}: {column!r} exists already; rename it")
+                raise ValueError(f"{history.section}.{name}: {column!r} exists already; rename it")
             seen.add(column)

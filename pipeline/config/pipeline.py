@@ -164,10 +164,11 @@ class Pipeline(Settings):
             leakage=self.features.leakage,
             column_of=self.column_of,
         )
-        for name, history in self.features.histories.items():
-            require_known(f"features.histories.{name}.entity", history.entity, columns)
-            require_known(f"features.histories.{name}.order", history.order, columns)
-        require_columns_of_their_own(self.features.histories, columns)
+        histories, outcomes = self.features.histories, self.features.outcomes
+        for name, history in {**histories, **outcomes}.items():
+            require_known(f"{history.section}.{name}.entity", history.entity, columns)
+            require_known(f"{history.section}.{name}.order", history.order, columns)
+        require_columns_of_their_own(histories, outcomes, columns)
         columns |= set(history_texts(self.features.histories))
         columns |= set(self.features.derive)
         for kind, name, how in self.features.asked():

@@ -1,8 +1,9 @@
-"""What changed rows of `clean` change elsewhere, where features are made of histories.
+"""What changed rows of `clean` change elsewhere, where features or labels are made of other rows.
 
-A row that comes, goes or is corrected changes the features of the same entity's later rows. The
-periods that hold such rows are made anew, as a whole; to make any row, all events of its entity are
-read.
+A row that comes, goes or is corrected changes the histories of the same entity's later rows, and
+the outcomes of its earlier ones, as far as windows of time reach. The periods that hold such rows
+are made anew, as a whole; to make any row, all events of its entity are read. Times of outcomes are
+negated: what is earlier comes after.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from operator import and_, or_
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from pipeline.config import History
 from pipeline.features.histories import event_columns
+from pipeline.features.moments import Events, steps_of
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Backlog, Changes, Snapshot
 from pipeline.sources.raw import quoted
 
-_KEY, _SINCE, _SIGN, _MARK, _ORDER = "_key_", "_since", "_sign", "_mark_", "_order_"
+_KEY, _SIGN, _MARK, _ORDER = "_key_", "_sign", "_mark_", "_order_"
+_SINCE, _UNTIL = "_since", "_until"
 
 
 def with_later_rows(
@@ -35,10 +39,10 @@ def with_later_rows(
         spec: The fitted spec.
 
     Returns:
-        The backlog, and further rows of `clean` that its histories need; None where there are no
-        histories, or the backlog holds all rows.
+        The backlog, and further rows of `clean` that its histories and outcomes need; None where
+        there are none of these, or the backlog holds all rows.
     """
-    if not spec.histories or todo.replaces == "all":
+    if not spec.of_other_rows or todo.replaces == "all":
         return todo, None
     if todo.changes is None:
         return todo.anew(clean, "all"), None
@@ -72,28 +76,40 @@ def _periods_of(changes: Changes, period_column: str) -> set[str | None]:
 def _periods_of_later_rows(
     spark: SparkSession, clean: Snapshot, came: Snapshot, gone: Snapshot, spec: FeatureSpec
 ) -> set[str | None]:
-    """The periods of rows that have a changed event in their history."""
+    """The periods of rows that have a changed event in their history or outcome."""
     if not clean.files:
         return set()
     rows, period = clean.dataframe(spark), quoted(spec.period_column).alias("period")
     found = []
-    for name, history in spec.histories.items():
+    for name, history in spec.of_other_rows.items():
         since = _changed_since(spark, came, gone, spec, name)
         columns, events = event_columns(rows, history, name, spec.leakage)
         keyed = rows.select(*_keys(history.entity), columns[events.time].alias(events.time), period)
         later = keyed.join(since, _on(keyed, since, len(history.entity)))
-        found.append(later.where(F.col(events.time) > F.col(_SINCE)).select("period"))
+        touched = F.col(events.time) > F.col(_SINCE)
+        reach = _reach(history, events, name)
+        if reach is not None:
+            touched &= F.col(events.time) <= F.col(_UNTIL) + F.lit(reach)
+        found.append(later.where(touched).select("period"))
     # Not rows are collected but the names of partitions.
     periods = [row["period"] for row in reduce(DataFrame.unionAll, found).distinct().collect()]
     chosen = clean.select(**{spec.period_column: periods})
     return {file.partition[spec.period_column] for file in chosen.files}
 
 
+def _reach(history: History, events: Events, name: str) -> int | None:
+    """For how long an event is in some window; None where one has no end in time."""
+    steps = steps_of(history, events.kind, f"{history.section}.{name}").values()
+    lengths = [length for length in steps if isinstance(length, int)]
+    bounded = len(lengths) == len(history.outputs)
+    return max(lengths) if bounded else None
+
+
 def _changed_since(
     spark: SparkSession, came: Snapshot, gone: Snapshot, spec: FeatureSpec, name: str
 ) -> DataFrame:
-    """Each entity with other events than before, and the moment of the first of them."""
-    history = spec.histories[name]
+    """Each entity with other events than before; the moments of the first and last of them."""
+    history = spec.of_other_rows[name]
     sides = [(came, 1), (gone, -1)] if gone.files else [(came, 1)]
     signed = []
     for snapshot, sign in sides:
@@ -109,12 +125,14 @@ def _changed_since(
         same = [each for each in changed.columns if each != _SIGN]
         changed = changed.groupBy(*same).agg(F.sum(_SIGN).alias(_SIGN)).where(F.col(_SIGN) != 0)
     keys = [f"{_KEY}{place}" for place in range(len(history.entity))]
-    return changed.groupBy(*keys).agg(F.min(events.moment).alias(_SINCE))
+    return changed.groupBy(*keys).agg(
+        F.min(events.moment).alias(_SINCE), F.max(events.moment).alias(_UNTIL)
+    )
 
 
 def _of_same_entities(rest: DataFrame, rows: DataFrame, spec: FeatureSpec) -> DataFrame:
-    """Those of the rest that are in the history of some row."""
-    entities = dict.fromkeys(history.entity for history in spec.histories.values())
+    """Those of the rest that are in the history or outcome of some row."""
+    entities = dict.fromkeys(history.entity for history in spec.of_other_rows.values())
     joined = rest
     for place, entity in enumerate(entities):
         named = rows.select(*_keys(entity)).distinct().withColumn(f"{_MARK}{place}", F.lit(1))

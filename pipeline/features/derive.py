@@ -69,7 +69,8 @@ def without_leakage(
     # It is right only with the leakage columns: they are what it used.
     raise LeakageError(
         where,
-        f"{text!r} uses a column listed under features.leakage ({', '.join(leakage)})",
+        f"{text!r} uses a column listed under features.leakage or made by features.outcomes "
+        f"({', '.join(leakage)})",
         "Leave it out: at the moment of prediction it is not known yet.",
     ) from reason
 

@@ -86,6 +86,7 @@ def fit(
         derive=dict(features.derive),
         weight=features.weight,
         histories=dict(features.histories),
+        outcomes=dict(features.outcomes),
         parts=tuple(
             how.fitted(name, each)
             for (_, name, how), each in zip(

@@ -1,5 +1,7 @@
 """Histories: columns made of each entity's earlier events, never of the row or of later ones.
 
+Outcomes, which labels are made of, are the same of later events: histories with time negated.
+
 All rows of an entity are brought together once, for all histories of it; `moments` then walks them
 in the order of time. What an event says counts for a row only if the event became known strictly
 before the row's time, so rows of equal time do not see each other.
@@ -51,11 +53,11 @@ def with_histories(
     leakage: Sequence[str],
     context: DataFrame | None = None,
 ) -> DataFrame:
-    """Adds the columns of all histories.
+    """Adds the columns of all histories and outcomes.
 
     Args:
         frame: Rows of `clean`.
-        histories: The descriptions by name.
+        histories: The descriptions of both by name.
         leakage: Columns known only after the moment of prediction.
         context: Further rows of `clean`, which are events but are not returned; None where `frame`
             holds all events of its entities.
@@ -103,7 +105,9 @@ def event_columns(
         LeakageError: A value is made of a leakage column, and the history has no `known_at`.
         SpecError: An expression is wrong, or has a type that the history cannot use.
     """
-    where = f"features.histories.{name}"
+    where = f"{history.section}.{name}"
+    if history.looks_ahead:  # whatever is known afterwards may make a label
+        leakage = ()
     _require_entity(frame, history, where, leakage)
     time = without_leakage(frame, history.time, f"{where}.time", leakage)
     whose = F.lit(True)
@@ -117,6 +121,8 @@ def event_columns(
     )
     steps_of(history, events.kind, where)
     asked = F.when(whose, _as_number(time.column, time.type))
+    if history.looks_ahead:
+        asked = -asked
     moment = asked
     if history.known_at is not None:
         known = checked(frame, history.known_at, f"{where}.known_at", SpecError)
@@ -243,11 +249,11 @@ def _require_entity(frame: DataFrame, history: History, where: str, leakage: Seq
 
 def _require_new(frame: DataFrame, histories: Mapping[str, History]) -> None:
     seen = set(frame.columns)
-    for column, _, _ in history_columns(histories):
+    for column, history, _ in history_columns(histories):
         if column in seen:
             raise SpecError(
-                f"features.histories, column {column}",
-                "is a column of clean or of another history already",
+                f"{history.section}, column {column}",
+                "is a column of clean, or of another history or outcome, already",
                 "Choose another name.",
             )
         seen.add(column)

@@ -102,7 +102,7 @@ class _Walk:
         self._name = name
         self._history = history
         self._events = events
-        self._steps = steps_of(history, events.kind, f"features.histories.{name}")
+        self._steps = steps_of(history, events.kind, f"{history.section}.{name}")
         self._group = [each for each in rows.columns if each.startswith(KEY)] + [APART]
         self._different = [
             output

@@ -8,7 +8,7 @@ from typing import Protocol
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from pipeline.config import History, Label, SpecSplits
+from pipeline.config import History, Label, LaterEvents, SpecSplits
 from pipeline.config.histories import history_columns
 from pipeline.errors import SpecError
 from pipeline.features.derive import with_derived
@@ -66,14 +66,19 @@ class Preparation(Protocol):
     def histories(self) -> Mapping[str, History]:
         """What an entity's earlier events say."""
 
+    @property
+    def outcomes(self) -> Mapping[str, LaterEvents]:
+        """What an entity's later events say; for the label only."""
+
 
 def prepared(clean: DataFrame, how: Preparation, context: DataFrame | None = None) -> DataFrame:
     """All that features may be made of, with label and split.
 
     Args:
         clean: Rows of `clean`.
-        how: Label, splits, leakage, histories and derived columns.
-        context: Further rows of `clean` that histories need; None where `clean` holds them all.
+        how: Label, splits, leakage, histories, outcomes and derived columns.
+        context: Further rows of `clean` that histories and outcomes need; None where `clean` holds
+            them all.
 
     Returns:
         The columns of `clean` less the leakage, those of histories, the derived ones, `WEIGHT` if
@@ -84,15 +89,18 @@ def prepared(clean: DataFrame, how: Preparation, context: DataFrame | None = Non
         SpecError: An expression or the label's type is wrong; LeakageError where it cheats.
     """
     made = [column for column, _, _ in history_columns(how.histories)]
-    everything = with_histories(clean, how.histories, how.leakage, context)
+    of_others = {**how.histories, **how.outcomes}
+    everything = with_histories(clean, of_others, how.leakage, context)
+    # Of labels, which may look ahead, outcomes are part; of all else, they are leakage.
     clean = everything.drop(*made)
+    leakage = (*how.leakage, *(column for column, _, _ in history_columns(how.outcomes)))
     labels = label_values(clean, how.label)
     # Names that no column of ours or of a user's has: an expression may be called like the label.
     hidden = {name: f"{HIDDEN_LABEL}_{place}" for place, name in enumerate(labels)}
     labelled = everything.withColumns({hidden[name]: value for name, value in labels.items()})
     absent = absence(clean, how.label, [F.col(name) for name in hidden.values()])
     labelled = labelled.withColumn(ABSENT, absent)
-    frame = with_derived(labelled, how.derive, how.leakage, (*hidden.values(), ABSENT), how.weight)
+    frame = with_derived(labelled, how.derive, leakage, (*hidden.values(), ABSENT), how.weight)
     known = frame.drop(*hidden.values(), ABSENT, WEIGHT)
     for name in (*labels, SPLIT):
         if name in known.columns:

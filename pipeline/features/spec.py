@@ -23,7 +23,7 @@ from pydantic import (
     model_serializer,
 )
 
-from pipeline.config import History, Label, SpecSplits
+from pipeline.config import History, Label, LaterEvents, SpecSplits
 from pipeline.errors import SpecError
 from pipeline.features.format_1 import FormatOne
 from pipeline.features.kinds import FeatureColumn, Fitted, Id, Number, kinds
@@ -72,6 +72,8 @@ class FeatureSpec(BaseModel):
     """Spark SQL of a row's weight in the training's loss."""
     histories: dict[str, History] = {}
     """What an entity's earlier events say."""
+    outcomes: dict[str, LaterEvents] = {}
+    """What an entity's later events say; for the label only."""
     parts: tuple[Part, ...]
     """The fitted features, in the order of a network's inputs."""
 
@@ -81,7 +83,7 @@ class FeatureSpec(BaseModel):
     @model_serializer(mode="wrap")
     def _without_what_is_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         dumped: dict[str, Any] = dump(self)
-        unset = [name for name in ("weight", "histories") if not getattr(self, name)]
+        unset = [name for name in ("weight", "histories", "outcomes") if not getattr(self, name)]
         return {name: value for name, value in dumped.items() if name not in unset}
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -166,6 +168,11 @@ class FeatureSpec(BaseModel):
     def label_columns(self) -> tuple[str, ...]:
         """Columns of the table that hold the label: all of them null, or none."""
         return self.label.columns
+
+    @property
+    def of_other_rows(self) -> Mapping[str, History]:
+        """Histories and outcomes: what makes columns of other rows of an entity."""
+        return {**self.histories, **self.outcomes}
 
     @property
     def weight_columns(self) -> tuple[str, ...]:
