@@ -117,5 +117,5 @@ def test_bags_are_no_ordered_sequences() -> None:
     bags: dict[type[FeatureColumn], int] = {Bag: 2}
     assert Mlp().refusal(bags) is None
     assert Cnn(family="cnn").refusal(bags) == "needs an image; name one under features.images"
-    assert Rnn(family="rnn").refusal(bags) == "needs a sequence: features.tokens or .series"
+    assert Rnn(family="rnn").refusal(bags) == "needs a sequence: features.tokens, .series or .audio"
     assert Vae(family="vae").refusal(bags) == "rebuilds numbers or an image, no bags"

@@ -84,6 +84,7 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.long
 def test_own_kinds_go_the_whole_way(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+import pytest
 from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
@@ -16,6 +17,8 @@ from pipeline.lake import Lake
 from pipeline.operate.walk import walk
 from pipeline.stream import Stream
 from pipeline.training.splits import layout_of
+
+pytestmark = pytest.mark.long
 
 ROWS = 600
 DRAWN = np.random.default_rng(11)

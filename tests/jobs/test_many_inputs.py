@@ -21,6 +21,8 @@ from pipeline.training.splits import evaluation_stream, shapes_of
 from tests.clean import examples
 from tests.jobs.reads_all import IMAGES, TEXTS
 
+pytestmark = pytest.mark.long
+
 ROWS, BUCKETS = 480, 50
 NUMBERS = ("a", "b")
 COLUMNS = {

@@ -31,7 +31,7 @@ from tests.operate.examples import (
 
 ROWS = 900
 CLASSES = ("no", "<b>perhaps", HOSTILE)
-BARE = SPEC.model_copy(update={"numbers": (), "circles": (), "categories": ()})
+BARE = SPEC.model_copy(update={"parts": ()})
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
-
-_TELLS_WHICH = {"kind", "name"}
-"""Fields that tell which class a part is of, and stand in it whatever their default is."""
 
 
 class Part(BaseModel):
     """No unknown field, no change; a dump leaves out what is as by default.
 
     So a field that a later version adds changes no hash of the specs that were fitted before.
+    Literals stay, whatever their default is: they tell which class a part is of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,5 +23,6 @@ class Part(BaseModel):
         return {
             name: value
             for name, value in dumped.items()
-            if name in _TELLS_WHICH or getattr(self, name) != fields[name].get_default()
+            if get_origin(fields[name].annotation) is Literal
+            or getattr(self, name) != fields[name].get_default()
         }
