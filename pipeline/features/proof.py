@@ -9,6 +9,7 @@ within what its kind states.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -31,6 +32,8 @@ from pipeline.features.transform import features
 from pipeline.features.vocabularies import load, words_of
 from pipeline.lake import Lake
 from pipeline.lake.schema import from_spark
+
+log = logging.getLogger(__name__)
 
 SAMPLE_ROWS = 10_000
 DOUBLE_ULPS = 4
@@ -56,6 +59,16 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
     Returns:
         The local transform, or why there is none.
     """
+    try:
+        return _looked_at(clean, rows, spec, lake)
+    # The features are made, and right: what cannot be shown of them here must not end the stage.
+    except Exception as error:  # noqa: BLE001 - Spark, DuckDB and Arrow raise what they like
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        log.warning("features without Spark could not be tried: %s", reason)
+        return Local.of(pa.schema([]), {}, rows=0, spark_only=f"could not be tried: {reason}")
+
+
+def _looked_at(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
     derive = needed_expressions(spec)
     frame = prepared(clean, spec)
     reads = {column for part in spec.parts for column in part.reads}

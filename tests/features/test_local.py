@@ -150,6 +150,12 @@ def test_columns_that_no_feature_needs_do_not_matter(spark: SparkSession) -> Non
     assert LocalTransform(spec, local).given.names == ["a"]
 
 
+def test_a_type_that_only_spark_has_ends_nothing(spark: SparkSession) -> None:
+    derive = {"span": "at - timestamp'2024-01-01'", "hours": "extract(HOUR FROM span)"}
+    _, local = looked_at(spark, derive, numeric={"hours": {"scale": "none"}})
+    assert local.spark_only is not None
+
+
 def test_without_derived_columns_it_is_the_plain_transform(spark: SparkSession) -> None:
     spec, local = looked_at(spark, {}, numeric={"x": {}}, categorical={"s": {"minimum_count": 1}})
     given = pa.table({"x": [1.0, None], "s": ["A-0", None], "more": [1, 2]})
