@@ -10,7 +10,8 @@ within what its kind states.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,7 +48,13 @@ _WHICH = "_which"
 _GIVEN = "_given"
 
 
-def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
+def proven(
+    clean: DataFrame,
+    rows: int,
+    spec: FeatureSpec,
+    lake: Lake,
+    is_sensitive: Callable[[str], bool] = lambda _: False,
+) -> Local:
     """Translates the derived columns of a spec and compares both ways.
 
     Args:
@@ -55,17 +62,30 @@ def proven(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:
         rows: How many there are.
         spec: Fitted on them.
         lake: Has the stored vocabularies.
+        is_sensitive: Whether the values of a column must not be shown.
 
     Returns:
         The local transform, or why there is none.
     """
+    used = {name for part in spec.parts for name in part.reads} | {*needed_expressions(spec)}
+    withheld = any(map(is_sensitive, used))
     try:
-        return _looked_at(clean, rows, spec, lake)
+        local = _looked_at(clean, rows, spec, lake)
+        if local.spark_only and withheld:
+            return local.model_copy(update={"spark_only": _without_values(local.spark_only)})
+        return local
     # The features are made, and right: what cannot be shown of them here must not end the stage.
     except Exception as error:  # noqa: BLE001 - Spark, DuckDB and Arrow raise what they like
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        told = "values withheld" if withheld else " ".join(str(error).split())[:200]
+        reason = f"{type(error).__name__}: {told}"
         log.warning("features without Spark could not be tried: %s", reason)
         return Local.of(pa.schema([]), {}, rows=0, spark_only=f"could not be tried: {reason}")
+
+
+def _without_values(reason: str) -> str:
+    """What is at fault, by name alone."""
+    found = re.match(r"derive\.\w+|feature \S+|features\.\S+|derived \w+", reason)
+    return f"{found[0] if found else 'a feature'} (values withheld, a sensitive column is used)"
 
 
 def _looked_at(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Local:

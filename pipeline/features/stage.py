@@ -104,7 +104,11 @@ def featurize(spark: SparkSession, pipeline: Pipeline, lake: Lake) -> tuple[Outc
         spec = record(lake, fitted, run, clean.version)
     table, unchanged = ensure_features(spark, pipeline, lake, spec, clean)
     if local_of(lake, spec) is None:
-        record_local(lake, spec, proven(clean.dataframe(spark), clean.rows, spec, lake))
+        record_local(
+            lake,
+            spec,
+            proven(clean.dataframe(spark), clean.rows, spec, lake, pipeline.is_sensitive_feature),
+        )
     return _outcome(table, clean, time.monotonic() - started, unchanged=unchanged), spec
 
 

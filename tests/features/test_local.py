@@ -142,6 +142,14 @@ def test_a_row_that_differs_is_told(spark: SparkSession) -> None:
     assert "is 2 to Spark and 1 without it for {'s': " in local.spark_only
 
 
+def test_values_of_sensitive_columns_are_not_told(spark: SparkSession) -> None:
+    how = described({"odd": "length(substring(s, 0, 2))"}, numeric={"odd": {"scale": "none"}})
+    clean = spark.createDataFrame(rows(), CLEAN)
+    spec = fit(prepared(clean, how).where(f"{SPLIT} = '{TRAIN}'"), how, "local", "period")
+    local = proven(clean, 200, spec, Lake("nowhere"), {"odd"}.__contains__)
+    assert local.spark_only == "derive.odd (values withheld, a sensitive column is used)"
+
+
 def test_columns_that_no_feature_needs_do_not_matter(spark: SparkSession) -> None:
     derive = {"odd": "crc32(s)", "twice": "a * 2", "odder": "odd + 1"}
     spec, local = looked_at(spark, derive, numeric={"twice": {"scale": "none"}})
