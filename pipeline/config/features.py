@@ -119,7 +119,7 @@ class Described(Settings):
     @model_validator(mode="after")
     def _strata_are_few(self) -> Self:
         unnamed = isinstance(self.splits, StratifiedSplits) and self.splits.expression is None
-        if unnamed and self.label.task in ("regression", "reconstruction"):
+        if unnamed and not self.label.definition.label_is_stratum:
             raise ValueError(
                 f"splits.expression is missing: a label of the task {self.label.task} does not "
                 "divide rows into a few strata; write an expression, such as `floor(price / 100)`"
@@ -129,7 +129,7 @@ class Described(Settings):
     @model_validator(mode="after")
     def _made_for_the_task(self) -> Self:
         for kind, name, how in self.asked():
-            refusal = how.refusal(self.label.task)
+            refusal = how.refusal(self.label.definition)
             if refusal:
                 raise ValueError(f"{kind.name}.{name}: {refusal}")
         return self

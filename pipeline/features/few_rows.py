@@ -6,9 +6,7 @@ values come as texts, each cast to its column's type. Many rows come as Arrow, s
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -86,12 +84,6 @@ def _text(value: Any) -> str:
     """A value as DuckDB casts it back, exactly."""
     if isinstance(value, bytes):
         return "".join(f"\\x{byte:02x}" for byte in value)
-    if isinstance(value, dt.datetime):
-        return value.isoformat(sep=" ")
-    if isinstance(value, float):
-        return repr(value)
-    if isinstance(value, bool | int | dt.date | Decimal):
-        return str(value)
     return str(value).replace("'", "''")
 
 

@@ -94,17 +94,7 @@ class LocalTransform:
         self._words = words
         self._spec = spec
         self._local = local
-        # One core, no files, no extensions: what is evaluated comes from a model's folder.
-        self._engine = duckdb.connect(
-            config={
-                "threads": 1,
-                "enable_external_access": False,
-                "autoload_known_extensions": False,
-                "autoinstall_known_extensions": False,
-            }
-        )
-        self._engine.execute("SET TimeZone = 'UTC'")
-        self._engine.execute("SET lock_configuration = true")
+        self._engine = opened_engine()
         self._schema = local.schema
         self.given = local.given
         """Columns that rows must have."""
@@ -150,6 +140,24 @@ class LocalTransform:
             f"cannot be evaluated: {' '.join(str(error).split())[:200]}",
             "Run featurize again with this version of lakestorm, and train on it.",
         )
+
+
+def opened_engine() -> duckdb.DuckDBPyConnection:
+    """DuckDB in memory, in UTC: on one core, without files and extensions.
+
+    What it evaluates comes from a model's folder.
+    """
+    engine = duckdb.connect(
+        config={
+            "threads": 1,
+            "enable_external_access": False,
+            "autoload_known_extensions": False,
+            "autoinstall_known_extensions": False,
+        }
+    )
+    engine.execute("SET TimeZone = 'UTC'")
+    engine.execute("SET lock_configuration = true")
+    return engine
 
 
 def conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:

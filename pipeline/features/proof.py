@@ -26,7 +26,7 @@ from pipeline.errors import LakestormError
 from pipeline.features.agreement import apart, unlike_rows
 from pipeline.features.duck import UntranslatableError, names_in, translated
 from pipeline.features.few_rows import MOST_ROWS, quoted
-from pipeline.features.local import Local, LocalTransform
+from pipeline.features.local import Local, LocalTransform, opened_engine
 from pipeline.features.prepared import ABSENT, SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec
 from pipeline.features.transform import features
@@ -117,7 +117,9 @@ def _looked_at(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Lo
     reason, ulps = _difference(local, held, derive)
     if reason is None:
         transform = LocalTransform(spec, local, load(lake, spec))
-        reason = _features_differ(spec, transform, held, found) or _few_differ(transform, held)
+        reason = _features_differ(spec, transform, held, found)
+        if reason is None and expressions:
+            reason = _few_differ(transform, held)
     return local.model_copy(update={"spark_only": reason, "ulps": ulps})
 
 
@@ -176,8 +178,7 @@ def _difference(
 ) -> tuple[str | None, dict[str, int]]:
     """The first derived column that differs, with a row; and how far doubles lie apart."""
     ulps: dict[str, int] = {}
-    engine = duckdb.connect(config={"enable_external_access": False})
-    engine.execute("SET TimeZone = 'UTC'")
+    engine = opened_engine()
     engine.register("held", held)
     for name, text in local.expressions.items():
         where = f"derive.{name}: {derive[name]!r}"

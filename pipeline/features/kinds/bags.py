@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, IntegralType, StringType
 
 from pipeline.errors import SpecError
 from pipeline.features.kinds.columns import FIRST_ID, UNKNOWN_ID, Bag, FeatureColumn
+from pipeline.features.kinds.hashing import Buckets, hashed, hashed_word
 from pipeline.features.kinds.kind import FeatureSettings, Fitted, Kind, Measured, Need, Words
 from pipeline.features.kinds.values import rows_of, texts_in
+from pipeline.features.kinds.vocabulary import looked_up
 from pipeline.settings import Positive
 
 IDS = Need(
@@ -32,7 +32,7 @@ IDS = Need(
 class Bags(FeatureSettings):
     """A list of strings or whole numbers whose order and repetition mean nothing."""
 
-    buckets: Annotated[int, Field(ge=2, lt=2**31)] = 32_768
+    buckets: Buckets = 32_768
     """Ids that elements are hashed to; 0 stays for the padding."""
     minimum_count: Positive | None = None
     """In place of a hash a vocabulary: of the elements of so many train rows at least."""
@@ -115,24 +115,19 @@ class FittedBag(Fitted):
         return (pa.array(bags, pa.list_(pa.int32())),)
 
     def _id_by_spark(self, text: Column) -> Column:
-        hashed = F.crc32(text)
         if self.words is None:
-            return (hashed % (self._hashed_to - 1) + 1).cast("int")
-        if not self.words:
-            return F.lit(UNKNOWN_ID)
-        # In buckets, as Spark looks a key up in a map one by one; see the kind `categorical`.
-        buckets: list[dict[str, int]] = [{} for _ in self.words]
-        for place, word in enumerate(self.words, FIRST_ID):
-            buckets[zlib.crc32(word.encode()) % len(buckets)][word] = place
-        constant = F.from_json(F.lit(json.dumps(buckets)), "array<map<string,int>>")
-        bucket = F.get(constant, (hashed % len(buckets)).cast("int"))
-        return F.coalesce(F.try_element_at(bucket, text), F.lit(UNKNOWN_ID))
+            return hashed(text, self._hashed_to)
+        return F.coalesce(looked_up(text, self._places, "int"), F.lit(UNKNOWN_ID))
 
     def _ids_of(self, texts: list[str]) -> list[int]:
         if self.words is None:
-            return [zlib.crc32(text.encode()) % (self._hashed_to - 1) + 1 for text in texts]
-        places = {word: place for place, word in enumerate(self.words, FIRST_ID)}
+            return [hashed_word(text, self._hashed_to) for text in texts]
+        places = self._places
         return [places.get(text, UNKNOWN_ID) for text in texts]
+
+    @property
+    def _places(self) -> Mapping[str, int]:
+        return {word: place for place, word in enumerate(self.words or (), FIRST_ID)}
 
     @property
     def _hashed_to(self) -> int:

@@ -29,6 +29,7 @@ from pipeline.features.kinds.kind import (
     FeatureSettings,
     Fitted,
     Kind,
+    LearnedTask,
     Measured,
     Tally,
     Words,
@@ -91,12 +92,12 @@ class Categorical(FeatureSettings):
             return _Smoothing.of(self, measured).encodings(tally)
         return None
 
-    def refusal(self, task: str) -> str | None:
+    def refusal(self, task: LearnedTask) -> str | None:
         """A target is one number for a row."""
-        if self.encoding == "target" and task not in ("binary", "regression"):
+        if self.encoding == "target" and not task.label_is_number:
             return (
-                f"encoding target needs a label that is one number, and the task is {task}; choose "
-                "vocabulary, hash or frequency"
+                f"encoding target needs a label that is one number, and the task is {task.name}; "
+                "choose vocabulary, hash or frequency"
             )
         return None
 

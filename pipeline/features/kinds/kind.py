@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
@@ -97,6 +97,13 @@ class Measured:
     """Such as `features.numeric.amount`, for messages."""
 
 
+class LearnedTask(Protocol):
+    """What a kind may ask of the pipeline's task, see `pipeline.training.tasks`."""
+
+    name: ClassVar[str]
+    label_is_number: ClassVar[bool]
+
+
 class FeatureSettings(Settings):
     """The YAML section of one feature: `features.<kind>.<name>`."""
 
@@ -134,7 +141,7 @@ class FeatureSettings(Settings):
         del measured, tally
         return None
 
-    def refusal(self, task: str) -> str | None:
+    def refusal(self, task: LearnedTask) -> str | None:
         """Says why the feature cannot be made for a task; None if it can."""
         del task
         return None

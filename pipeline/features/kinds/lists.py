@@ -1,4 +1,4 @@
-"""Arrow arrays of lists: their beginnings and ends."""
+"""Arrow arrays of lists: their ends."""
 
 from __future__ import annotations
 
@@ -20,12 +20,6 @@ def ends_of(lists: pa.Array, longest: int) -> pa.ListArray:
     """
     begins, ends = _bounds(lists)
     return _taken(lists, np.maximum(begins, ends - longest), ends)
-
-
-def beginnings_of(lists: pa.Array, longest: int) -> pa.ListArray:
-    """The first `longest` values of each list; otherwise as `ends_of`."""
-    begins, ends = _bounds(lists)
-    return _taken(lists, begins, np.minimum(ends, begins + longest))
 
 
 def _bounds(lists: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,6 @@ from pipeline.training.tasks.task import LabelSettings, Metric, Task
 from pipeline.training.tasks.wording import OVER_AND_UNDER, Truth, Wording
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import Column
     from torch import Tensor
 
@@ -26,6 +25,7 @@ class Binary(Task):
     """
 
     name = "binary"
+    label_is_number = True
     losses: ClassVar[Mapping[str, Loss]] = {"bce": mean_over_outputs(bce)}
     metrics = (
         Metric(name="auroc", measure=logits.auroc, shown="AUROC"),
@@ -67,13 +67,6 @@ class Binary(Task):
             self.label_remedy,
         )
 
-    def evidence(self, loss: str, outputs: Tensor, target: Tensor) -> Tensor:
-        """Logit and label, [rows, 2]."""
-        import torch
-
-        del loss
-        return torch.cat([outputs, target.double().reshape(len(outputs), -1)], dim=1)
-
     def predictions(
         self, loss: str, outputs: Tensor, target: Tensor | None = None
     ) -> dict[str, Tensor]:
@@ -82,12 +75,6 @@ class Binary(Task):
 
         del loss, target
         return {"score": torch.sigmoid(outputs[:, 0])}
-
-    def prediction_columns(self) -> dict[str, pa.DataType]:
-        """The probability of 1."""
-        import pyarrow as pa
-
-        return {"score": pa.float32()}
 
     def pair_loss(self) -> Column:
         """Log-loss."""

@@ -85,14 +85,6 @@ class Multilabel(Task):
             self.label_remedy,
         )
 
-    def evidence(self, loss: str, outputs: Tensor, target: Tensor) -> Tensor:
-        """The logits, then the labels, [rows, 2 * labels]."""
-        import torch
-
-        del loss
-        # [rows, labels] beside [rows, labels] -> [rows, 2 * labels]
-        return torch.cat([outputs, target.double().reshape(len(outputs), -1)], dim=1)
-
     def predictions(
         self, loss: str, outputs: Tensor, target: Tensor | None = None
     ) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ class Reconstruction(Task):
     """
 
     name = "reconstruction"
+    label_is_stratum = False
     asks = ()
     losses: ClassVar[Mapping[str, Loss]] = {
         name: negative_bound(distance) for name, distance in _DISTANCES.items()

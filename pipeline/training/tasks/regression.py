@@ -13,7 +13,6 @@ from pipeline.training.tasks.task import LabelSettings, Metric, Task
 from pipeline.training.tasks.wording import OVER_AND_UNDER, Truth, Wording
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import Column
     from torch import Tensor
 
@@ -55,6 +54,8 @@ class Regression(Task):
     """
 
     name = "regression"
+    label_is_number = True
+    label_is_stratum = False
     losses: ClassVar[Mapping[str, Loss]] = {
         "mse": mean_over_outputs(mse),
         "mae": mean_over_outputs(mae),
@@ -101,25 +102,12 @@ class Regression(Task):
             self.label_remedy,
         )
 
-    def evidence(self, loss: str, outputs: Tensor, target: Tensor) -> Tensor:
-        """Value and label, [rows, 2]."""
-        import torch
-
-        del loss
-        return torch.cat([outputs, target.double().reshape(len(outputs), -1)], dim=1)
-
     def predictions(
         self, loss: str, outputs: Tensor, target: Tensor | None = None
     ) -> dict[str, Tensor]:
         """The value."""
         del loss, target
         return {"score": outputs[:, 0]}
-
-    def prediction_columns(self) -> dict[str, pa.DataType]:
-        """The value."""
-        import pyarrow as pa
-
-        return {"score": pa.float32()}
 
     def pair_loss(self) -> Column:
         """Squared error."""

@@ -88,6 +88,10 @@ class Task(ABC):
     """Of the report."""
     rebuilds: ClassVar[bool] = False
     """Whether the target is the network's own input: there is no label then."""
+    label_is_number: ClassVar[bool] = False
+    """Whether the label is one number of which a mean says something."""
+    label_is_stratum: ClassVar[bool] = True
+    """Whether the label has a few values, so that splits can keep the share of each."""
     label_is_matrix: ClassVar[bool] = False
     """Whether the tensor `label` is [rows, columns], not [rows]."""
     report_columns: ClassVar[tuple[str, ...]] = ()
@@ -153,7 +157,6 @@ class Task(ABC):
 
     # -- tensors ----------------------------------------------------------------------------------
 
-    @abstractmethod
     def evidence(self, loss: str, outputs: Tensor, target: Tensor) -> Tensor:
         """What must be kept of each row to measure exactly.
 
@@ -164,8 +167,13 @@ class Task(ABC):
             target: The label, [rows] or [rows, columns]; or what is rebuilt, float64 [rows, width].
 
         Returns:
-            Float64 [rows, k], what the metrics measure.
+            Float64 [rows, k], what the metrics measure: by default the outputs, then the labels.
         """
+        import torch
+
+        del loss
+        # [rows, outputs] beside [rows] or [rows, outputs] -> [rows, 2 * outputs]
+        return torch.cat([outputs, target.double().reshape(len(outputs), -1)], dim=1)
 
     @abstractmethod
     def predictions(
@@ -185,9 +193,11 @@ class Task(ABC):
 
     # -- predictions as columns -------------------------------------------------------------------
 
-    @abstractmethod
     def prediction_columns(self) -> dict[str, pa.DataType]:
         """Columns of `predictions` in their order; one of strings holds the name of a class."""
+        import pyarrow as pa
+
+        return {"score": pa.float32()}
 
     def counted(self, classes: Sequence[str], labels: Sequence[str]) -> list[Counted]:
         """What histograms count of the predictions, to measure their drift by.
