@@ -16,21 +16,17 @@ import json
 import logging
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `benchmarks`
 
-import psutil
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from benchmarks.loading.measure import told_by
-from benchmarks.scaling.memory import ROLES, Watch
+from benchmarks.scaling.memory import ROLES, Watch, reading
 from pipeline.config import Features
 from pipeline.features import fit as fitting
 from pipeline.features.prepared import SPLIT, TRAIN, prepared
@@ -73,23 +69,6 @@ def described(encoding: str) -> Features:
             "categorical": {"user": {"encoding": encoding, "minimum_count": 1}},
         }
     )
-
-
-@contextmanager
-def reading(watch: Watch, found: dict[str, Any], step: str) -> Iterator[None]:
-    """Notes the time of a step, the processor time of all processes, and their peaks."""
-    started, busy = time.perf_counter(), _cpu_seconds()
-    with watch.stage() as peaks:
-        yield
-        seconds = time.perf_counter() - started
-    found[step] = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - busy, **peaks}
-
-
-def _cpu_seconds() -> float:
-    """Of this process and those it started, the JVM above all."""
-    own = psutil.Process()
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
-    return float(sum(each.user + each.system for each in times))
 
 
 def measured(folder: Path, words: int, rows: int, way: str, encoding: str) -> dict[str, Any]:

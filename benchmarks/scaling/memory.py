@@ -1,19 +1,21 @@
-"""The memory of a Spark application on this machine, by what its processes are; and its disk."""
+"""What a Spark application takes on this machine: memory by its processes, disk, processor time."""
 
 from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import psutil
 
-ROLES = ("driver_jvm", "driver_python", "executor", "worker")
-"""The driver's two processes, the JVMs of executors, and the Python processes that serve those."""
+ROLES = ("driver_jvm", "driver_python", "executor", "worker", "rank")
+"""The driver's two processes, the JVMs of executors, the Python processes that serve those, and the
+processes that train."""
 
 _INTERVAL_SECONDS = 0.25
 
@@ -78,6 +80,8 @@ class Watch:
             return "executor"
         if any(word in ("pyspark.daemon", "pyspark.worker") for word in words):
             return "worker"
+        if "pipeline.training.worker" in words:
+            return "rank"
         is_below_driver = process.ppid() == self._driver.pid
         return "driver_jvm" if is_below_driver and process.name() == "java" else None
 
@@ -93,3 +97,22 @@ class Watch:
     ) -> None:
         self._ended.set()
         self._thread.join()
+
+
+@contextmanager
+def reading(watch: Watch, found: dict[str, Any], step: str) -> Iterator[None]:
+    """Notes the time of a step, the processor time of all processes, and their peaks."""
+    started, busy = time.perf_counter(), _cpu_seconds()
+    with watch.stage() as peaks:
+        yield
+        seconds = time.perf_counter() - started
+    found[step] = {"seconds": seconds, "cpu_seconds": _cpu_seconds() - busy, **peaks}
+
+
+def _cpu_seconds() -> float:
+    """Of this process, those it started, the JVM above all, and those of them that have ended."""
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return float(
+        sum(each.user + each.system + each.children_user + each.children_system for each in times)
+    )

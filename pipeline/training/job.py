@@ -113,7 +113,8 @@ class Job:
         """Puts the job into its folder, where the workers read it; returns the file."""
         path = self.folder / _FILE
         content = {
-            "pipeline": self.pipeline.model_dump(mode="json"),
+            # Without defaults: some settings may not be written beside others, whatever they say.
+            "pipeline": self.pipeline.model_dump(mode="json", exclude_unset=True),
             "lake": self.lake.root,
             "storage": self.lake.storage.model_dump(mode="json"),
             "spec": json.loads(self.spec.to_json()),

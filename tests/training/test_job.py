@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -33,6 +35,29 @@ def test_a_job_comes_back_from_its_file(lake: Lake, path: Path) -> None:
     read = Job.read(job.write())
     assert read.pipeline == job.pipeline
     assert read.fingerprint == job.fingerprint
+
+
+def hash_carriers(tree: Any) -> None:
+    tree.features.categorical.carrier = {"encoding": "hash", "buckets": 50}
+
+
+def read_a_table(tree: Any) -> None:
+    tree.source = {"table": "db.flights", "columns": tree.source.columns}
+
+
+def look_up_weather(tree: Any) -> None:
+    tree.clean.table_rules = {"known": {"reference": "weather", "action": "warn"}}
+
+
+@pytest.mark.parametrize("change", [hash_carriers, read_a_table, look_up_weather])
+def test_settings_that_may_not_stand_beside_others_come_back(
+    lake: Lake, tmp_path: Path, change: Callable[[Any], None]
+) -> None:
+    tree = OmegaConf.load(CHECKOUT / "conf" / "pipelines" / "flights.yaml")
+    change(tree)
+    OmegaConf.save(tree, tmp_path / "pipeline.yaml")
+    job = job_of(lake, load_pipeline(tmp_path / "pipeline.yaml"))
+    assert Job.read(job.write()).pipeline == job.pipeline
 
 
 def test_a_job_with_every_setting_of_a_column_comes_back(lake: Lake, tmp_path: Path) -> None:
