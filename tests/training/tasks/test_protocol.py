@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config import Label
 from pipeline.lake.schema import to_spark
-from pipeline.operate.report.page import Measured
+from pipeline.operate.report.measured import Measured
 from pipeline.operate.report.stage import _PARTS
 from pipeline.training.histograms import Tally, score_columns
 from pipeline.training.metrics import Meter
