@@ -1,14 +1,20 @@
-"""docs/extending.md is run as it stands: data, a kind, a network, the whole pipeline, the check."""
+"""docs/extending.md is run as it stands: its files, its changes to lakestorm, one whole pipeline.
+
+The page adds modules to lakestorm itself, so everything runs in a copy of the source tree.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import polars as pl
+import pyarrow.orc as orc
 import pytest
 import yaml
 
@@ -16,27 +22,52 @@ from pipeline.session import CHECKOUT
 from tests.command import LAKESTORM
 
 PAGE = CHECKOUT / "docs" / "extending.md"
-BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CHANGE = re.compile(r"^```diff\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """The files of the page, under the names that it gives them."""
+class Example(NamedTuple):
+    """The page, written out."""
+
+    folder: Path
+    """Holds the copy of `pipeline`, `my_package` and the YAML."""
+    lake: Path
+
+
+def write_out(folder: Path) -> None:
+    """Copies lakestorm, and adds the page's files and changes in the page's order."""
+    shutil.copytree(CHECKOUT / "pipeline", folder / "pipeline")
+    (folder / "my_package").mkdir()
+    (folder / "my_package" / "__init__.py").touch()
     text = PAGE.read_text("utf-8")
-    blocks = BLOCK.findall(text)
-    assert len(blocks) == text.count("```") / 2, "a block has no name"
-    (tmp_path / "my_package").mkdir()
-    (tmp_path / "my_package" / "__init__.py").touch()
-    for name, content in blocks:
-        (tmp_path / name).write_text(content, "utf-8")
-    return tmp_path
+    files, changes = FILE.findall(text), CHANGE.findall(text)
+    assert len(files) + len(changes) == text.count("```") / 2, "a block is neither file nor change"
+    for name, content in files:
+        assert not (folder / name).exists(), f"{name} is there already"
+        (folder / name).write_text(content, "utf-8")
+    for change in changes:
+        apply(folder, change)
+
+
+def apply(folder: Path, change: str) -> None:
+    done = subprocess.run(
+        ["git", "apply", "--unidiff-zero", "-"],
+        cwd=folder,
+        # Where the folder lies in a repository, git would leave out what is not of it.
+        env={**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)},
+        input=change,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr}\n{change}"
 
 
 def run(folder: Path, *command: str) -> str:
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(CHECKOUT)])},
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
         check=False,
@@ -45,17 +76,44 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_page_runs_as_it_stands(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """The page's pipeline, after its run."""
+    folder = tmp_path_factory.mktemp("extending")
+    write_out(folder)
+    where = run(folder, sys.executable, "-P", "-c", "import pipeline; print(pipeline.__file__)")
+    assert Path(where.strip()).parent == folder / "pipeline"  # not the checkout
     run(folder, sys.executable, "-m", "my_package.data")
     run(folder, *LAKESTORM, "run", "machines.yaml")
-    told = run(folder, sys.executable, "-m", "my_package.check")
+    described = yaml.safe_load((folder / "machines.yaml").read_text("utf-8"))
+    return Example(folder, folder / described["lake"])
+
+
+def table(example: Example, name: str) -> pl.DataFrame:
+    return pl.read_delta(str(example.lake / name))
+
+
+def raw(example: Example) -> pl.DataFrame:
+    rows = pl.from_arrow(orc.read_table(example.folder / "raw" / "machines.orc"))
+    assert isinstance(rows, pl.DataFrame)
+    return rows
+
+
+def test_the_page_runs_as_it_stands(example: Example) -> None:
+    told = run(example.folder, sys.executable, "-m", "my_package.check")
     assert told == "1200 rows, maxabs_pressure, maxabs_temperature, cat_machine: equal\n"
 
-    described = yaml.safe_load((folder / "machines.yaml").read_text("utf-8"))
-    predictions = pl.read_delta(str(folder / described["lake"] / "predictions"))
-    raw = pl.read_parquet(folder / "raw" / "machines.parquet")
-    joined = raw.join(predictions, on="id", how="left", validate="1:1").filter(pl.col("day") >= 10)
-    right = (joined["score"] > 0.5).cast(pl.Int32) == joined["failed"]
+    predictions = table(example, "predictions")
+    joined = raw(example).join(predictions, on="id", how="left", validate="1:1")
+    test = joined.filter(pl.col("day") >= 10)
+    right = (test["score"] > 0.5).cast(pl.Int32) == test["failed"]
     assert right.mean() > 0.8  # type: ignore[operator]
     for stated in ("my_package.kinds", "my_package.networks:Products"):
         assert stated in PAGE.read_text("utf-8")
+
+
+def test_the_source_is_read_by_the_format_of_the_page(example: Example) -> None:
+    clean = table(example, "clean").drop("period").sort("id")
+    assert clean.rows() == raw(example).select(clean.columns).sort("id").rows()
+    described = yaml.safe_load((example.folder / "machines.yaml").read_text("utf-8"))
+    assert described["source"]["format"] == "orc"
