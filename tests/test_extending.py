@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-import pyarrow.orc as orc
 import pytest
 import yaml
+from pyarrow import orc
 
 from pipeline.session import CHECKOUT
 from tests.command import LAKESTORM
