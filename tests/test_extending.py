@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 import pytest
@@ -85,12 +85,47 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     assert Path(where.strip()).parent == folder / "pipeline"  # not the checkout
     run(folder, sys.executable, "-m", "my_package.data")
     run(folder, *LAKESTORM, "run", "machines.yaml")
-    described = yaml.safe_load((folder / "machines.yaml").read_text("utf-8"))
-    return Example(folder, folder / described["lake"])
+    lake: str = yaml.safe_load((folder / "machines.yaml").read_text("utf-8"))["lake"]
+    return Example(folder, folder / lake)
 
 
 def table(example: Example, name: str) -> pl.DataFrame:
     return pl.read_delta(str(example.lake / name))
+
+
+def test_the_page_runs_as_it_stands(example: Example) -> None:
+    told = run(example.folder, sys.executable, "-m", "my_package.check")
+    rows = table(example, "clean").height
+    assert told == f"{rows} rows, maxabs_pressure, maxabs_temperature, cat_machine: equal\n"
+
+    test = table(example, "clean").filter(pl.col("day") >= 10)
+    joined = test.join(table(example, "predictions"), on="id", how="left", validate="1:1")
+    right = (joined["score"] > 0.5).cast(pl.Int32) == joined["failed"]
+    # Far better than to call no machine a failure, which is right two times of three.
+    assert right.mean() > (joined["failed"] == 0).mean() + 0.1  # type: ignore[operator]
+    for stated in ("my_package.kinds", "my_package.networks:Products"):
+        assert stated in PAGE.read_text("utf-8")
+
+
+def test_the_format_of_the_page_reads_the_source(example: Example) -> None:
+    assert described(example)["source"]["format"] == "orc"
+    clean = table(example, "clean").drop("period").sort("id")
+    assert clean.rows() == plausible(example).select(clean.columns).sort("id").rows()
+
+
+def test_the_action_of_the_page_sets_rows_aside(example: Example) -> None:
+    assert described(example)["clean"]["rules"]["plausible"]["action"] == "quarantine_few"
+    aside = table(example, "quarantine")
+    wanted = raw(example).join(plausible(example), on="id", how="anti")
+    assert 0 < wanted.height < 0.05 * raw(example).height
+    assert sorted(aside["row"].str.json_path_match("$.id").cast(int)) == sorted(wanted["id"])
+    assert aside["reasons"].to_list() == [["rule:plausible"]] * wanted.height
+
+
+def described(example: Example) -> dict[str, Any]:
+    """The page's YAML, with the changes to it."""
+    loaded: dict[str, Any] = yaml.safe_load((example.folder / "machines.yaml").read_text("utf-8"))
+    return loaded
 
 
 def raw(example: Example) -> pl.DataFrame:
@@ -99,21 +134,6 @@ def raw(example: Example) -> pl.DataFrame:
     return rows
 
 
-def test_the_page_runs_as_it_stands(example: Example) -> None:
-    told = run(example.folder, sys.executable, "-m", "my_package.check")
-    assert told == "1200 rows, maxabs_pressure, maxabs_temperature, cat_machine: equal\n"
-
-    predictions = table(example, "predictions")
-    joined = raw(example).join(predictions, on="id", how="left", validate="1:1")
-    test = joined.filter(pl.col("day") >= 10)
-    right = (test["score"] > 0.5).cast(pl.Int32) == test["failed"]
-    assert right.mean() > 0.8  # type: ignore[operator]
-    for stated in ("my_package.kinds", "my_package.networks:Products"):
-        assert stated in PAGE.read_text("utf-8")
-
-
-def test_the_source_is_read_by_the_format_of_the_page(example: Example) -> None:
-    clean = table(example, "clean").drop("period").sort("id")
-    assert clean.rows() == raw(example).select(clean.columns).sort("id").rows()
-    described = yaml.safe_load((example.folder / "machines.yaml").read_text("utf-8"))
-    assert described["source"]["format"] == "orc"
+def plausible(example: Example) -> pl.DataFrame:
+    """The rows that the page's rule lets pass."""
+    return raw(example).filter(pl.col("temperature") > 25)

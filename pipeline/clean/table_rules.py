@@ -45,7 +45,7 @@ from pipeline.config import (
     TableRule,
 )
 from pipeline.errors import RuleError
-from pipeline.sources.formats import Rows as RawRows
+from pipeline.sources.format import Rows as RawRows
 from pipeline.stability import psi_of_categories, psi_of_values
 
 MOST_BINS = 10_000
