@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from pipeline.config import METRICS
 from pipeline.lake import Lake
 from pipeline.operate.report import model
 from pipeline.operate.report.model import TrainedModel, trained_model
@@ -33,7 +34,7 @@ def test_a_metric_that_is_newer_than_the_model_leaves_its_epochs_as_they_are(
     small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _with_metric(small.lake, "log_loss")
-    names = model.METRICS["binary"]
+    names = METRICS["binary"]
     monkeypatch.setattr(model, "METRICS", {"binary": ("new", *names)})
     for chosen in ("new", None):  # neither as the one chosen nor as the first one does it decide
         after = _with_metric(small.lake, chosen)

@@ -110,7 +110,7 @@ def trained_model(lake: Lake, pipeline: Pipeline) -> tuple[TrainedModel, Feature
         features_table=tags["features_table"],
         features_version=int(tags["data_version"]),
         task=task,
-        metric=chosen if chosen in logged else logged[0],
+        metric=chosen if chosen is not None and chosen in logged else logged[0],
         decision=found.decision or "not compared yet",
         settings=dict(sorted(run.data.params.items())),
         epochs=_epochs(curves, names, logged),
