@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,11 @@ def test_charts_have_names_of_their_own_and_the_page_has_all_their_sections() ->
     for chart in CHARTS:
         assert chart.section in SECTIONS
         assert any(SECTIONS[chart.section](task) and chart.applies(task) for task in TASKS.values())
+
+
+def test_every_line_has_a_colour_however_many_metrics_a_task_has() -> None:
+    css = (Path(report.__file__).parent / "templates" / "page.css").read_text("utf-8")
+    for rule, what in ((r"\.line", "stroke"), ("circle", "fill"), (r"\.legend i", "background")):
+        assert re.search(rf"^{rule} {{[^}}]*{what}: var\(--quiet\)", css, re.MULTILINE)
+    own = re.findall(r"^\.s(\d) \.line", css, re.MULTILINE)
+    assert own == ["1", "2", "3", "4", "5"]

@@ -52,7 +52,7 @@ class Point:
 class Line:
     """A series: a path through its dots, broken where a value is missing.
 
-    The first three of a chart have colours of their own in `templates/page.css`.
+    The first five of a chart have colours of their own in `templates/page.css`, all others one.
     """
 
     name: str
