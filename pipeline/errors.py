@@ -5,7 +5,7 @@
     |-- EnvironmentFault        the machine: no Java, no Spark
     |-- SourceError             raw files: none there, empty, unreadable
     |-- SchemaError             a column that is missing or of another type
-    |-- RuleError               a rule that does not parse, or whose action is `fail`
+    |-- RuleError               a rule that does not parse, or that too many rows fail
     |-- JoinError               a right side that cannot be joined exactly
     |-- CountError              rows in differ from rows out: nothing was committed
     |-- LakeError
@@ -79,7 +79,7 @@ class SchemaError(LakestormError):
 
 
 class RuleError(LakestormError):
-    """A rule that cannot be parsed or resolved, or one of action `fail` that rows failed."""
+    """A rule that cannot be parsed or resolved, or that more rows fail than its action allows."""
 
 
 class JoinError(LakestormError):

@@ -43,5 +43,5 @@ def all_pass(clean: DataFrame, pipeline: Pipeline) -> bool:
     rules = pipeline.clean.rules
     rows = clean.withColumn(REASONS, reasons_of({}))
     rows = with_verdict(with_rules(rows, rules, carried(pipeline)), rules)
-    fatal = [F.col(fails_column(name)) for name, rule in rules.items() if rule.action == "fail"]
+    fatal = [F.col(fails_column(name)) for name, rule in rules.items() if rule.consequence.limits]
     return rows.where(reduce(or_, fatal, F.col(VERDICT) != CLEAN)).isEmpty()

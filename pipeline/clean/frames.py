@@ -17,7 +17,7 @@ from pipeline.clean.verdict import CLEAN, QUARANTINE, VERDICT, with_verdict, wit
 from pipeline.config import Pipeline
 from pipeline.errors import ConfigError
 from pipeline.expressions import checked
-from pipeline.sources.formats import Rows
+from pipeline.sources.format import Rows
 from pipeline.sources.raw import FILE, POSITION, quoted, reading
 
 PERIOD_PARTITIONS = 1_000

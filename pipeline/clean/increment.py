@@ -49,7 +49,7 @@ from pipeline.lake import (
     commit,
 )
 from pipeline.outcome import Outcome
-from pipeline.sources.formats import endings_of, format_of, open_rows
+from pipeline.sources.formats import format_named, format_of, open_rows
 from pipeline.sources.places import split_pattern
 from pipeline.sources.raw import Found, RawFile, shortened
 from pipeline.stores.folder import folder_of
@@ -271,7 +271,7 @@ class _Increment:
         storage = self._pipeline.source.storage or self._pipeline.storage
         # What a pattern names is taken whatever it ends with.
         wild = split_pattern(path)[1] is not None
-        endings = map(_any_case, endings_of(self._pipeline.source))
+        endings = map(_any_case, format_named(self._pipeline.source.format).endings)
         return (
             self._spark.readStream.format("binaryFile")
             .schema(_FILES_SCHEMA)
@@ -304,7 +304,7 @@ class _Increment:
 
     @cached_property
     def _follows_table(self) -> bool:
-        return format_of(self._pipeline.source, self._pipeline.storage) == "delta"
+        return format_of(self._pipeline.source, self._pipeline.storage).by_log
 
     def _run_on_table(self) -> None:
         """Takes what the commits since the last run added to the Delta table that is the source."""

@@ -10,10 +10,12 @@ from pyspark.sql import SparkSession
 
 from pipeline.clean.table_rules import own_files
 from pipeline.config import OTHER_COLUMNS, ROW_ID, Files, Pipeline
+from pipeline.config.formats import LAID_OUT
 from pipeline.errors import ConfigError, SchemaError
 from pipeline.lake import Lake, fingerprint
-from pipeline.sources import idx, nycflights13
-from pipeline.sources.formats import Rows, format_of, open_rows
+from pipeline.sources import nycflights13
+from pipeline.sources.format import Rows
+from pipeline.sources.formats import format_of, layout_named, open_rows
 from pipeline.sources.matching import expanded
 from pipeline.sources.raw import Found
 
@@ -92,9 +94,10 @@ def laid_out(pipeline: Pipeline, lake: Lake) -> Pipeline:
     source = pipeline.source
     if source.sample == "nycflights13":
         nycflights13.lay_out(Path(source.path[0]))
-    if source.format != "idx":
+    if source.format not in LAID_OUT:
         return pipeline
-    folder = idx.lay_out(Path(source.path[0]), lake.work("raw", pipeline.name))
+    target = lake.work("raw", pipeline.name)
+    folder = layout_named(source.format).lay_out(Path(source.path[0]), target)
     parquet = source.model_copy(update={"path": (str(folder),), "format": "parquet"})
     return pipeline.model_copy(update={"source": parquet})
 
@@ -117,8 +120,8 @@ def with_contract_of(pipeline: Pipeline, columns: Iterable[str]) -> Pipeline:
 def _require_positions(pipeline: Pipeline) -> None:
     """Refuses row ids by position where files are rewritten behind our back."""
     source = pipeline.source
-    kind = "table" if source.table else format_of(source, pipeline.storage)
-    if pipeline.clean.row_id == "position" and kind in ("delta", "table"):
+    is_table = source.table is not None or format_of(source, pipeline.storage).by_log
+    if pipeline.clean.row_id == "position" and is_table:
         raise ConfigError(
             "clean.row_id",
             "position names no row of a table for long: a compaction moves rows to other files",

@@ -18,7 +18,7 @@ from pipeline.clean.table_rules import Rights, with_table_rules
 from pipeline.clean.verdict import once_counted
 from pipeline.config import Pipeline
 from pipeline.lake import Snapshot
-from pipeline.sources.formats import Rows
+from pipeline.sources.format import Rows
 
 
 @dataclass

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pyspark.sql import SparkSession
 
 from pipeline.config import Pipeline
+from pipeline.sources.formats import format_named
 
 TASK_BYTES = 32 * 2**20
 """Of files as they lie on disk: about 1,200,000 narrow rows, which an executor sorts in memory."""
@@ -43,7 +44,7 @@ def partitions_by_size(spark: SparkSession, stored_bytes: int) -> Iterator[None]
 
 @contextmanager
 def whole_files(spark: SparkSession, pipeline: Pipeline) -> Iterator[None]:
-    """Lets each task within read one whole file of text, where rows are named by their position.
+    """Lets each task within read one whole file, where rows are named by their place in a block.
 
     A record of a text file has no index but its place in what its task reads. Spark packs small
     files together and cuts large ones, by what else there is to read: the same record would get
@@ -53,7 +54,8 @@ def whole_files(spark: SparkSession, pipeline: Pipeline) -> Iterator[None]:
         spark: The session; afterwards it is set as before.
         pipeline: The description.
     """
-    by_position = pipeline.clean.row_id == "position" and pipeline.source.format in ("csv", "json")
+    by_block = format_named(pipeline.source.format).by_block
+    by_position = pipeline.clean.row_id == "position" and by_block
     settings = dict.fromkeys(_PACKING, _ONE_FILE) if by_position else {}
     before = {name: str(spark.conf.get(name)) for name in settings}
     for name, value in settings.items():

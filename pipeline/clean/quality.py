@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
+from pipeline.clean.actions import Action
 from pipeline.clean.contract import REASONS
 from pipeline.clean.profile import Observed, measures_of
 from pipeline.clean.rules import fails_column
@@ -55,9 +56,9 @@ class Counts:
     by_drop: Mapping[str, int]
     """Rule to rows dropped, each under the first rule it failed."""
     warned: Mapping[str, int]
-    """Rule of action `warn` to clean rows that fail it; one about the table is `table:NAME`."""
+    """Rule whose action warns to clean rows that fail it; one about the table is `table:NAME`."""
     failed: Mapping[str, int]
-    """Rule of action `fail` to rows that fail it."""
+    """Rule whose action may end the run to rows that fail it."""
 
 
 def observed_verdicts(
@@ -77,20 +78,20 @@ def observed_verdicts(
     for reason in reasons:
         hit = is_verdict[QUARANTINE] & F.array_contains(REASONS, reason)
         measures.append(F.count_if(hit).alias(f"reason {reason}"))
-    judged: list[tuple[str, str, Column, str]] = [
-        *((n, rule_reason(n), F.col(fails_column(n)), r.action) for n, r in rules.items()),
+    judged: list[tuple[str, str, Column, Action]] = [
+        *((n, rule_reason(n), F.col(fails_column(n)), r.consequence) for n, r in rules.items()),
         *(
-            (table_reason(n), table_reason(n), F.col(breaks_column(n)), r.action)
+            (table_reason(n), table_reason(n), F.col(breaks_column(n)), r.consequence)
             for n, r in by_row.items()
         ),
     ]
     for name, reason, fails, action in judged:
-        if action == "drop":
+        if action.verdict == DROP:
             by = F.count_if(F.col(DROPPED_BY) == reason)
             measures.append(by.alias(f"drop {reason}"))
-        if action == "warn":
+        if action.warns:
             measures.append(F.count_if(is_verdict[CLEAN] & fails).alias(f"warn {name}"))
-        if action == "fail":
+        if action.limits:
             measures.append(F.count_if(fails).alias(f"fail {name}"))
     return frame.observe(observation, *measures)
 
@@ -211,6 +212,6 @@ def _reasons(columns: Mapping[str, ContractColumn], rules: Mapping[str, Rule]) -
         "malformed",
         *(f"cast:{name}" for name in columns),
         *(f"required:{name}" for name, column in columns.items() if column.required),
-        *(rule_reason(n) for n, rule in rules.items() if rule.action in ("quarantine", "drop")),
+        *(rule_reason(n) for n, rule in rules.items() if rule.consequence.verdict != CLEAN),
         DUPLICATE,
     ]

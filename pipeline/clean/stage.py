@@ -29,7 +29,7 @@ from pipeline.clean.table_judge import WARNINGS, TableJudge, stale_rules, warnin
 from pipeline.clean.table_rules import (
     Finding,
     Rights,
-    refuse,
+    refuse_rows,
     table_measures,
     with_table_rules,
 )
@@ -194,18 +194,20 @@ def create_tables(
 
 
 def refuse_failed_rules(pipeline: Pipeline, counts: Counts) -> None:
-    """Raises RuleError where rows fail a rule whose action is `fail`."""
+    """Raises RuleError where more rows fail a rule than its action lets pass."""
     for name, rows in counts.failed.items():
         of_table = name.removeprefix(table_reason(""))
         if of_table != name:
-            what = f"{rows:,} of {counts.raw:,} rows have values that the right side lacks"
-            refuse(of_table, what)
-        raise RuleError(
-            f"clean.rules.{name}",
-            f"{rows} of {counts.raw} rows fail {pipeline.clean.rules[name].check!r}, "
-            "and its action is fail",
-            "Nothing was committed; correct the raw files, or choose another action.",
-        )
+            refuse_rows(of_table, pipeline.clean.table_rules[of_table], rows, counts.raw)
+            continue
+        rule = pipeline.clean.rules[name]
+        if rule.consequence.ends_run(rows, counts.raw):
+            raise RuleError(
+                f"clean.rules.{name}",
+                f"{rows} of {counts.raw} rows fail {rule.check!r}, "
+                f"and its action is {rule.consequence.told}",
+                "Nothing was committed; correct the raw files, or choose another action.",
+            )
 
 
 def require_exact(

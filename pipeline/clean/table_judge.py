@@ -75,7 +75,7 @@ def stale_rules(
     """Rules that an unchanged table breaks by now, and how.
 
     Raises:
-        RuleError: One of action `fail` is broken.
+        RuleError: One is broken whose action ends the run.
     """
     rules = ageing(pipeline.clean.table_rules)
     if not rules:

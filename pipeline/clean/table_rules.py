@@ -45,7 +45,7 @@ from pipeline.config import (
     TableRule,
 )
 from pipeline.errors import RuleError
-from pipeline.sources.formats import Rows as RawRows
+from pipeline.sources.format import Rows as RawRows
 from pipeline.stability import psi_of_categories, psi_of_values
 
 MOST_BINS = 10_000
@@ -110,6 +110,8 @@ class Kind:
 
     match: Callable[[Any, str, DataFrame, Rights, DataFrame | None], Match] | None = None
     """Tells rows at fault: by the rule's name, rows, right sides and rows that are there."""
+    fault: str = "are at fault"
+    """What such rows do, for messages."""
     key: Callable[[Any], tuple[str, ...]] | None = None
     """Columns that must be a key, where no single row is taken out."""
     measure: Callable[[Any, StructType], tuple[str, Column]] | None = None
@@ -131,7 +133,7 @@ class Finding:
     @property
     def is_warning(self) -> bool:
         """Whether the rule is broken, and the run goes on."""
-        return self.judgement.problem is not None and self.rule.action == "warn"
+        return self.judgement.problem is not None and self.rule.consequence.warns
 
 
 def own_files(name: str) -> str:
@@ -183,11 +185,12 @@ def _with_faults(frame: DataFrame, match: Match, flag: str) -> DataFrame:
 
 def _with_verdict(frame: DataFrame, taken: Mapping[str, TableRule]) -> DataFrame:
     flags = {name: F.col(breaks_column(name)) for name in taken}
-    quarantining = [flags[name] for name, rule in taken.items() if rule.action == QUARANTINE]
+    goes_to = {name: rule.consequence.verdict for name, rule in taken.items()}
+    quarantining = [flags[name] for name, verdict in goes_to.items() if verdict == QUARANTINE]
     rejected = reduce(or_, quarantining, F.lit(False))
     dropped_by = F.coalesce(
         F.lit(None).cast("string"),
-        *(F.when(flags[n], F.lit(table_reason(n))) for n, r in taken.items() if r.action == DROP),
+        *(F.when(flags[n], F.lit(table_reason(n))) for n, to in goes_to.items() if to == DROP),
     )
     dropped = ~rejected & dropped_by.isNotNull()
     reasons = reasons_of({table_reason(name): flag for name, flag in flags.items()})
@@ -238,26 +241,31 @@ def judged_tables(rules: Mapping[str, TableRule], seen: Seen) -> list[Finding]:
     """Judges those rules that are not judged by row.
 
     Raises:
-        RuleError: One of action `fail` is broken.
+        RuleError: One is broken whose action ends the run.
     """
     found = []
     for name, rule in rules.items():
         judge = KINDS[rule.kind].judge
         if judge is not None and not is_judged_by_row(rule):
             found.append(Finding(name, rule, judge(rule.setting, seen)))
-            if rule.action == "fail":
-                refuse(name, found[-1].judgement.problem)
+            problem = found[-1].judgement.problem
+            if problem is not None and rule.consequence.ends_run(1, 1):
+                raise _refused(name, rule, problem)
     return found
 
 
-def refuse(name: str, problem: str | None) -> None:
-    """Raises RuleError for a broken rule of action `fail`."""
-    if problem is not None:
-        raise RuleError(
-            f"clean.table_rules.{name}",
-            f"{problem}; the rule's action is fail",
-            "Nothing was committed; correct the raw files, or choose another action.",
-        )
+def refuse_rows(name: str, rule: TableRule, failing: int, rows: int) -> None:
+    """Raises RuleError where more rows are at fault than the rule's action lets pass."""
+    if rule.consequence.ends_run(failing, rows):
+        raise _refused(name, rule, f"{failing:,} of {rows:,} rows {KINDS[rule.kind].fault}")
+
+
+def _refused(name: str, rule: TableRule, problem: str) -> RuleError:
+    return RuleError(
+        f"clean.table_rules.{name}",
+        f"{problem}; the rule's action is {rule.consequence.told}",
+        "Nothing was committed; correct the raw files, or choose another action.",
+    )
 
 
 # What the kinds need.
@@ -392,8 +400,8 @@ def _psi_of_texts(before: Mapping[str, int], now: Mapping[str, int]) -> float:
 
 
 KINDS: Mapping[str, Kind] = {
-    "unique": Kind(match=_doubled_rows, key=tuple, judge=_judge_unique),
-    "reference": Kind(match=_right_values),
+    "unique": Kind(match=_doubled_rows, fault="share keys", key=tuple, judge=_judge_unique),
+    "reference": Kind(match=_right_values, fault="have values that the right side lacks"),
     "freshness": Kind(measure=_newest, judge=_judge_freshness, ages=True),
     "rows": Kind(judge=_judge_rows),
     "nulls": Kind(judge=_judge_nulls),

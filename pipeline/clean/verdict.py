@@ -39,21 +39,22 @@ def rule_reason(name: str) -> str:
 def with_verdict(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
     """Adds all reasons and the verdict.
 
-    A row goes to quarantine when it breaks the contract or a rule of action `quarantine`; else it
-    is dropped when it fails a rule of action `drop`. Quarantine comes first, because a value that
-    cannot be read makes a `drop` rule fail too, and such a row must not vanish.
+    A row goes to quarantine when it breaks the contract or a rule whose action sends it there;
+    else it is dropped when it fails a rule whose action drops it. Quarantine comes first, because
+    a value that cannot be read makes such a rule fail too, and the row must not vanish.
 
     Returns:
-        The frame with `REASONS` complete, `VERDICT`, and `DROPPED_BY`: the first `drop` rule
-        failed, so that counts by reason add up to the rows dropped.
+        The frame with `REASONS` complete, `VERDICT`, and `DROPPED_BY`: the first rule
+        that drops it, so that counts by reason add up to the rows dropped.
     """
-    rejecting = [name for name, rule in rules.items() if rule.action in ("quarantine", "drop")]
+    goes_to = {name: rule.consequence.verdict for name, rule in rules.items()}
+    rejecting = [name for name, verdict in goes_to.items() if verdict != CLEAN]
     failed = reasons_of({rule_reason(n): F.col(fails_column(n)) for n in rejecting})
     quarantined = F.size(REASONS) > 0
     for name in rejecting:
-        if rules[name].action == "quarantine":
+        if goes_to[name] == QUARANTINE:
             quarantined = quarantined | F.col(fails_column(name))
-    dropping = [name for name in rejecting if rules[name].action == "drop"]
+    dropping = [name for name in rejecting if goes_to[name] == DROP]
     dropped_by = F.coalesce(
         F.lit(None).cast("string"),
         *(F.when(F.col(fails_column(n)), F.lit(rule_reason(n))) for n in dropping),

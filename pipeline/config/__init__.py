@@ -7,8 +7,9 @@ is the whole, and `reading` loads it. The settings of a network are in its famil
 `pipeline.training.networks`.
 """
 
+from pipeline.config.actions import ActionName
 from pipeline.config.asof import Asof
-from pipeline.config.clean import ROW_ID, Action, Clean, Dedupe, Join, Rule
+from pipeline.config.clean import ROW_ID, Clean, Dedupe, Join, Rule
 from pipeline.config.features import Features
 from pipeline.config.histories import History, LaterEvents
 from pipeline.config.label import Label, TaskName
@@ -53,7 +54,7 @@ __all__ = [
     "OTHER_COLUMNS",
     "ROW_ID",
     "STAGE_NAMES",
-    "Action",
+    "ActionName",
     "Activation",
     "Asof",
     "Clean",

@@ -6,12 +6,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipeline.clean.actions import ACTIONS, Action
+from pipeline.config.actions import ActionName
 from pipeline.config.asof import Asof
 from pipeline.config.source import Files
 from pipeline.config.table_rules import TableRule
 from pipeline.settings import ColumnName, Name, Settings, require_known
-
-Action = Literal["drop", "quarantine", "warn", "fail"]
 
 
 class Rule(Settings):
@@ -19,8 +19,13 @@ class Rule(Settings):
 
     check: str = Field(min_length=1)
     """Spark SQL expression over the contract's columns; a row passes only when it is true."""
-    action: Action
+    action: ActionName
     """What happens to rows that fail: `drop`, `quarantine`, `warn` (kept, counted), `fail`."""
+
+    @property
+    def consequence(self) -> Action:
+        """All that is particular to the action."""
+        return ACTIONS[self.action]
 
 
 class Dedupe(Settings):

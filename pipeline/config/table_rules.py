@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.clean.actions import ACTIONS, Action
+from pipeline.config.actions import ActionName
 from pipeline.config.source import Column, Files
 from pipeline.config.types import Atomic, Decimal, is_orderable
 from pipeline.settings import ColumnName, Name, Settings, require_known
@@ -116,7 +118,7 @@ class TableRule(Settings):
     rows: RowCount | None = None
     nulls: Nulls | None = None
     distribution: Distribution | None = None
-    action: Literal["drop", "quarantine", "warn", "fail"]
+    action: ActionName
     """`warn`: noted. `fail`: nothing is committed. `quarantine` and `drop` take out the rows at
     fault, which only `unique` and `reference` can name."""
 
@@ -135,10 +137,11 @@ class TableRule(Settings):
         if len(named) != 1:
             found = f"{' and '.join(named)} are named" if named else "none is named"
             raise ValueError(f"a rule has one kind, and {found}; kinds: {', '.join(kinds)}")
-        if self.action in ("quarantine", "drop") and self.kind not in self.of_rows:
+        if self.takes_rows_out and self.kind not in self.of_rows:
+            others = [name for name, action in ACTIONS.items() if action.verdict == "clean"]
             raise ValueError(
                 f"action {self.action}: {self.kind} is about the whole table, and no single row is "
-                "at fault; choose warn or fail"
+                f"at fault; choose {' or '.join(others)}"
             )
         return self
 
@@ -154,9 +157,14 @@ class TableRule(Settings):
         return getattr(self, self.kind)
 
     @property
+    def consequence(self) -> Action:
+        """All that is particular to the action."""
+        return ACTIONS[self.action]
+
+    @property
     def takes_rows_out(self) -> bool:
         """Whether rows at fault are not accepted."""
-        return self.action in ("quarantine", "drop")
+        return self.consequence.verdict != "clean"
 
 
 def require_rules_fit(

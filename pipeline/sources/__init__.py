@@ -1,7 +1,8 @@
 """Raw data: from a section of the YAML to rows that know where they came from.
 
 places.py      folders, files, globs and object stores to the files of a source
-formats.py     the table of formats: a section to its `Rows`
+format.py      what a format is; pipeline/config/formats.py is the table of them
+formats.py     a section to its `Rows`, by that table
 matching.py    the contract against each file's columns: aliases, patterns, policies
 stored.py      stored types: how Spark reads each, and what they may be cast to
 parquet.py, delimited.py, json_lines.py, delta.py, catalogue.py    one format each

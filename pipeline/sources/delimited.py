@@ -22,7 +22,6 @@ from pipeline.config import Files, Storage
 from pipeline.errors import ConfigError, SchemaError, one_line
 from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match, refuse_twins
-from pipeline.sources.places import find
 from pipeline.sources.quoting import Quoting
 from pipeline.sources.raw import (
     MALFORMED,
@@ -35,6 +34,7 @@ from pipeline.sources.raw import (
 )
 from pipeline.sources.text import (
     FORCED,
+    TextFormat,
     compressed,
     encoding_of,
     head_of,
@@ -43,7 +43,6 @@ from pipeline.sources.text import (
     with_text_origin,
 )
 
-ENDINGS = compressed(".csv")
 # RFC 4180, unless `options` say otherwise.
 _USUAL = {"header": "true", "multiLine": "true", "escape": '"'}
 _THREADS = 8
@@ -194,6 +193,26 @@ def _first_record(text: str, separator: str, quoting: Quoting | None) -> list[st
         return text.splitlines()[:1]
 
 
-def find_csv(files: Files, setting: str, storage: Storage) -> Found:
-    """The CSV files of a source."""
-    return find(files, setting, ENDINGS, storage)
+class Csv(TextFormat):
+    """CSV files; every value is text."""
+
+    name: ClassVar = "csv"
+    endings: ClassVar = compressed(".csv")
+
+    def require_readable(self, files: Files, setting: str) -> None:
+        """Refuses marks of several characters, of which Spark would take the first."""
+        self.require_text(files, setting)
+        for option in ("quote", "escape", "comment"):
+            value = has_option(files, option)
+            if value is not None and len(value) > 1 and value != "\\0":
+                raise ConfigError(
+                    f"{setting}.options.{option}", f"is {value!r}", "Give it one character."
+                )
+        super().require_readable(files, setting)
+
+    def open(self, _: SparkSession, files: Files, setting: str, storage: Storage) -> CsvFiles:
+        """Finds the CSV files of a source."""
+        return CsvFiles(files, self.find(files, setting, storage))
+
+
+FORMAT = Csv()

@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 from pipeline.address import refuse_escapes
 from pipeline.config import Files, Storage
 from pipeline.errors import SourceError, TableNotFoundError, UnsupportedTableError
+from pipeline.sources.format import Format
 from pipeline.sources.matching import Match
 from pipeline.sources.parquet import ParquetFiles
 from pipeline.sources.raw import FILE, POSITION, Found, RawFile
@@ -274,3 +275,18 @@ def _text(value: object) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     return None if value is None else str(value)
+
+
+class Delta(Format):
+    """A Delta table: the files of one of its versions."""
+
+    name: ClassVar = "delta"
+    by_log: ClassVar = True
+
+    def open(self, _: SparkSession, files: Files, setting: str, storage: Storage) -> DeltaFiles:
+        """Opens the version that is pinned, or the newest."""
+        found, handle = find_delta(files, setting, storage)
+        return DeltaFiles(files, found, handle)
+
+
+FORMAT = Delta()

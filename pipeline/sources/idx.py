@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import SourceError
 from pipeline.lake import fingerprint
+from pipeline.sources.format import LaidOut
 
 NAME = re.compile(r"(?P<part>.+)[-.](?P<kind>images|labels)[-.]idx\d-ubyte(\.gz)?")
 # It becomes the name of a file that Spark reads: no wildcard, nothing hidden.
@@ -276,3 +277,14 @@ class _Idx(AbstractContextManager["_Idx"]):
 
     def _told(self) -> str:
         return " x ".join(str(length) for length in self.shape) + " values"
+
+
+class Idx(LaidOut):
+    """Images and labels, laid out as a Parquet file for each part."""
+
+    def lay_out(self, folder: Path, target: Path) -> Path:
+        """Lays the parts out; see `lay_out`."""
+        return lay_out(folder, target)
+
+
+FORMAT = Idx()

@@ -12,10 +12,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from pipeline.config import Files, Storage
+from pipeline.errors import ConfigError
 from pipeline.sources.assembly import assembled
 from pipeline.sources.matching import Match, match, refuse_twins
 from pipeline.sources.objects import Objects
-from pipeline.sources.places import find
 from pipeline.sources.raw import (
     MALFORMED,
     Found,
@@ -27,14 +27,13 @@ from pipeline.sources.raw import (
 )
 from pipeline.sources.text import (
     FORCED,
+    TextFormat,
     compressed,
     encoding_of,
     head_of,
     require_whole,
     with_text_origin,
 )
-
-ENDINGS = compressed(".json", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ class JsonFiles:
         """The rows, a frame for each group of files in folders that name the same columns."""
         for file in self.found.files:
             head_of(file, encoding_of(self.files))
-        by_line = (has_option(self.files, "multiLine") or "false").lower() != "true"
-        require_whole(spark, self.files, self.found, Objects(by_line=by_line))
+        require_whole(spark, self.files, self.found, Objects(by_line=_is_by_line(self.files)))
         groups: dict[tuple[str, ...], list[RawFile]] = {}
         for file in self.found.files:
             groups.setdefault(tuple(file.partition), []).append(file)
@@ -188,6 +186,36 @@ def _struct(paths: Sequence[tuple[str, ...]]) -> StructType | None:
     return StructType(fields)
 
 
-def find_json(files: Files, setting: str, storage: Storage) -> Found:
-    """The JSON files of a source."""
-    return find(files, setting, ENDINGS, storage)
+def _is_by_line(files: Files) -> bool:
+    return (has_option(files, "multiLine") or "false").lower() != "true"
+
+
+class Json(TextFormat):
+    """JSON files, an object a line."""
+
+    name: ClassVar = "json"
+    endings: ClassVar = compressed(".json", ".jsonl", ".ndjson")
+
+    def require_readable(self, files: Files, setting: str) -> None:
+        """Refuses what asks for the names of columns where no line tells them."""
+        self.require_text(files, setting)
+        if not _is_by_line(files) and (files.patterns or files.policies.new_column != "ignore"):
+            raise ConfigError(
+                f"{setting}.options.multiLine",
+                "leaves no lines to look at for the names of columns",
+                "Write each object on a line of its own, or name the columns one by one.",
+            )
+        if files.policies.missing_column == "default":
+            raise ConfigError(
+                f"{setting}.policies.missing_column",
+                "is default: a line of JSON leaves out what is null, so what it lacks is not known",
+                "Write null, and coalesce where the column is used.",
+            )
+        super().require_readable(files, setting)
+
+    def open(self, spark: SparkSession, files: Files, setting: str, storage: Storage) -> JsonFiles:
+        """Finds the JSON files of a source."""
+        return JsonFiles(spark, files, self.find(files, setting, storage))
+
+
+FORMAT = Json()

@@ -21,8 +21,8 @@ from pipeline.config import Files, Storage
 from pipeline.errors import SourceError, one_line
 from pipeline.lake.schema import to_spark
 from pipeline.sources.assembly import assembled
+from pipeline.sources.format import Format
 from pipeline.sources.matching import Match, match
-from pipeline.sources.places import find
 from pipeline.sources.raw import (
     FILE,
     Found,
@@ -35,7 +35,6 @@ from pipeline.sources.raw import (
 from pipeline.sources.stored import CLOCKS, require_castable, stored_type
 from pipeline.stores.reading import open_file
 
-ENDINGS = (".parquet", ".parq", ".pq")
 _FOOTER_THREADS = 8
 
 
@@ -243,6 +242,15 @@ def _physical_types(footer: pq.FileMetaData, top: str) -> frozenset[str]:
     )
 
 
-def find_parquet(files: Files, setting: str, storage: Storage) -> Found:
-    """The Parquet files of a source."""
-    return find(files, setting, ENDINGS, storage)
+class Parquet(Format):
+    """Parquet files, each with its own types."""
+
+    name: ClassVar = "parquet"
+    endings: ClassVar = (".parquet", ".parq", ".pq")
+
+    def open(self, _: SparkSession, files: Files, setting: str, storage: Storage) -> ParquetFiles:
+        """Finds the Parquet files of a source."""
+        return ParquetFiles(files, self.find(files, setting, storage))
+
+
+FORMAT = Parquet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import ClassVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -12,7 +13,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from pipeline.config import Files
-from pipeline.errors import SourceError, one_line
+from pipeline.errors import ConfigError, SourceError, one_line
+from pipeline.sources.format import Format
 from pipeline.sources.raw import MALFORMED, Found, RawFile, has_option, with_origin
 from pipeline.sources.wholeness import Fault, Look, encoding_fault, fault_of
 from pipeline.stores.reading import open_file
@@ -31,6 +33,22 @@ _HEAD_BYTES = 1 << 20
 # Up to here the driver looks by itself: Spark would start Python workers for it.
 _BYTES_ON_DRIVER = 256 << 20
 _THREADS = 4
+
+
+class TextFormat(Format):
+    """A format whose files are text."""
+
+    by_block: ClassVar = True
+
+    def require_text(self, files: Files, setting: str) -> None:
+        """Refuses columns of a type that text cannot hold; raises ConfigError."""
+        for name, column in files.columns.items():
+            if column.type == "binary":
+                raise ConfigError(
+                    f"{setting}.columns.{name}.type",
+                    f"is binary, and {self.name} files hold text",
+                    "Read it as string, and derive the bytes by unbase64 or unhex.",
+                )
 
 
 def compressed(*endings: str) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
 from pipeline.config import Files, Storage
 from pipeline.errors import ConfigError, LakestormError, SchemaError, SourceError
-from pipeline.sources.formats import Rows, open_rows
+from pipeline.sources.format import Rows
+from pipeline.sources.formats import open_rows
 from pipeline.sources.raw import RawFile
 
 COLUMNS = {"id": {"type": "int", "required": True}, "x": {"type": "double"}}

@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 from pipeline.clean.contract import REASONS
 from pipeline.clean.rules import with_rules
 from pipeline.clean.verdict import DROPPED_BY, VERDICT, with_verdict, without_superseded
-from pipeline.config import Action, Dedupe, Rule
+from pipeline.config import ActionName, Dedupe, Rule
 
-RULES: dict[str, tuple[str, Action]] = {
+RULES: dict[str, tuple[str, ActionName]] = {
     "even": ("n % 2 = 0", "quarantine"),
     "small": ("n < 10", "quarantine"),
     "known": ("n >= 0", "drop"),

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.operate.report.charts import (
+from pipeline.operate import report
+from pipeline.operate.report.charts import CHARTS
+from pipeline.operate.report.charts.calibration import calibration_chart
+from pipeline.operate.report.charts.chart import SECTIONS
+from pipeline.operate.report.charts.drawing import (
     BOTTOM,
     LEFT,
     RIGHT,
     TOP,
     bar_chart,
-    calibration_chart,
     line_chart,
     nice_ticks,
 )
@@ -68,7 +73,7 @@ def test_labels_do_not_run_into_each_other() -> None:
 def test_charts_of_nothing_are_empty() -> None:
     truth = TASKS["binary"].words.truth
     assert truth is not None
-    assert calibration_chart("t", [], truth, mean_score="x").empty
+    assert calibration_chart([], truth, mean_score="x").empty
     assert line_chart("t", "x", [], {"s": []}).empty
     assert bar_chart("t", "x", {}, unit="u").empty
 
@@ -80,8 +85,27 @@ def test_predicted_numbers_below_zero_are_drawn_in_the_plot_and_on_the_diagonal(
         Group(name="", rows=9, labelled=9, mean_score=at, predicted=at, observed=at, loss=math.nan)
         for at in (-40.0, -3.0, 12.5)
     ]
-    (line,) = calibration_chart("t", groups, truth, mean_score="x").lines
+    (line,) = calibration_chart(groups, truth, mean_score="x").lines
     slope = (TOP - BOTTOM) / (RIGHT - LEFT)
     for dot in line.dots:
         assert LEFT <= dot.x <= RIGHT
         assert dot.y == pytest.approx(BOTTOM + slope * (dot.x - LEFT), abs=0.11)
+
+
+def test_charts_have_names_of_their_own_and_the_page_has_all_their_sections() -> None:
+    assert len({chart.name for chart in CHARTS}) == len(CHARTS)
+    page = (Path(report.__file__).parent / "templates" / "page.html.j2").read_text("utf-8")
+    for section in SECTIONS:
+        assert f'<section id="{section}">' in page
+        assert f"charts.{section}" in page
+    for chart in CHARTS:
+        assert chart.section in SECTIONS
+        assert any(SECTIONS[chart.section](task) and chart.applies(task) for task in TASKS.values())
+
+
+def test_every_line_has_a_colour_however_many_metrics_a_task_has() -> None:
+    css = (Path(report.__file__).parent / "templates" / "page.css").read_text("utf-8")
+    for rule, what in ((r"\.line", "stroke"), ("circle", "fill"), (r"\.legend i", "background")):
+        assert re.search(rf"^{rule} {{[^}}]*{what}: var\(--quiet\)", css, re.MULTILINE)
+    own = re.findall(r"^\.s(\d) \.line", css, re.MULTILINE)
+    assert own == ["1", "2", "3", "4", "5"]

@@ -8,8 +8,12 @@ import pytest
 from pyspark.sql import SparkSession
 
 from pipeline.errors import CountError, LakestormError, ModelError, TableNotFoundError
-from pipeline.lake import Lake
-from pipeline.operate.report import stage
+from pipeline.features.spec import FeatureSpec
+from pipeline.lake import Lake, Snapshot
+from pipeline.operate.report import charts, stage
+from pipeline.operate.report.charts.drawing import Chart, bar_chart
+from pipeline.operate.report.inputs import Inputs
+from pipeline.operate.report.measured import Measured
 from pipeline.operate.report.stage import report
 from tests.operate.examples import (
     BINARY,
@@ -57,6 +61,66 @@ def test_text_from_data_never_becomes_markup(page: str) -> None:
     shown = " ".join(read.text)
     for hostile in (HOSTILE, f"rule:{HOSTILE}", WORD, DECISION):
         assert hostile in shown
+
+
+class Marks(charts.PageChart):
+    """A bar for each split, of what the data call it; rows are counted on Spark."""
+
+    name = "marks"
+    section = "quality"
+
+    def measure(
+        self, spark: SparkSession, predictions: Snapshot, features: Snapshot, spec: FeatureSpec
+    ) -> dict[str, int]:
+        del predictions, spec
+        counted = features.dataframe(spark).groupBy("split").count()
+        return {row["split"]: row["count"] for row in counted.collect()}
+
+    def draw(self, inputs: Inputs, measured: Measured) -> Chart:
+        del inputs
+        rows = {f"{HOSTILE} {name}": rows for name, rows in measured.charts[self.name].items()}
+        return bar_chart(HOSTILE, "split", rows, unit="rows", caption=f"{WORD} by {HOSTILE}")
+
+
+class Absent(charts.PageChart):
+    """Its section is not on the page of the example's task: so it is not measured, either."""
+
+    name = "absent"
+    section = "spread"
+
+    def measure(self, *_: object) -> None:
+        raise NotImplementedError
+
+    def draw(self, *_: object) -> Chart:
+        raise NotImplementedError
+
+
+def test_a_chart_in_the_table_is_measured_drawn_in_its_section_and_makes_a_new_page(
+    spark: SparkSession, small: Small, page: str, copied: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(_page(small.lake).parent, _page(copied).parent)
+    assert report(spark, pipeline(copied), copied).unchanged
+    monkeypatch.setattr(charts, "CHARTS", (*charts.CHARTS, Marks(), Absent()))
+    assert not report(spark, pipeline(copied), copied).unchanged
+    text = _page(copied).read_text("utf-8")
+    read = Reader(text)
+    assert read.open == []
+    assert not read.tags & {"script", "img"}
+    section = text.partition('<section id="quality">')[2].partition("</section>")[0]
+    shown = Reader(section).shown
+    assert f"{HOSTILE} {WORD} by {HOSTILE}" in shown
+    for split, rows in small.rows["split"].value_counts().items():
+        assert f"{HOSTILE} {split}: {rows:,} rows" in shown
+    # Nothing else on the page moved.
+    figure = text[text.index("<figure>") : text.index("</figure>")]
+    assert "<figure>" not in page.partition('<section id="training">')[0]
+    rest = text.replace(f'  <div class="pair">\n    {figure}</figure>\n\n  </div>\n', "")
+    assert _bare(rest) == _bare(page)
+
+
+def _bare(text: str) -> str:
+    """Without what tells when it was written, and from what."""
+    return re.sub(r'lakestorm-report" content="[^"]*', "", WRITTEN.sub("", text))
 
 
 def test_the_page_needs_nothing_beside_itself(page: str) -> None:

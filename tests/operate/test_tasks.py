@@ -16,7 +16,7 @@ from pipeline.operate.report import page, stage
 from pipeline.operate.report.bins import QUANTILES
 from pipeline.operate.report.classes import confusion_cells
 from pipeline.operate.report.inputs import Inputs
-from pipeline.operate.report.page import Measured
+from pipeline.operate.report.measured import Measured
 from pipeline.operate.report.scores import Group
 from pipeline.operate.report.stage import report
 from pipeline.operate.summary import summary_tables

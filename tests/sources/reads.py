@@ -12,7 +12,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.clean.contract import REASONS, UNREADABLE, typed
 from pipeline.config import Files, Storage
-from pipeline.sources.formats import Rows, open_rows
+from pipeline.sources.format import Rows
+from pipeline.sources.formats import open_rows
 
 ROW = ("_source_file", "_source_position", REASONS, UNREADABLE)
 

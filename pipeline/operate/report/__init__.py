@@ -13,7 +13,8 @@ The modules:
     drift.py       drift of the features, aggregated on Spark
     wording.py     what the page calls metrics
     figures.py     numbers as people read them
-    charts.py      coordinates of the charts
+    measured.py    what was measured, together
+    charts/        the charts: one room each, and a table of them
     findings.py    what deserves a look, in sentences
     page.py        all of it into the templates
     stage.py       measures, renders, and puts the page in its place

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.clean.actions import ACTIONS
 from pipeline.operate.report.bins import LARGE, MODERATE
 from pipeline.operate.report.drift import FeatureDrift
 from pipeline.operate.report.inputs import Inputs
@@ -57,7 +58,8 @@ def _rows(inputs: Inputs) -> list[Finding]:
         found.append(Finding(level="serious", text=text))
     warned = sum(reason.rows for reason in quality.reasons if reason.fate == "warned")
     if warned:
-        text = f"{warned:,} clean rows fail a rule whose action is warn."
+        warning = " or ".join(name for name, action in ACTIONS.items() if action.warns)
+        text = f"{warned:,} clean rows fail a rule whose action is {warning}."
         found.append(Finding(level="note", text=text))
     if quality.broken:
         rules = "1 rule" if len(quality.broken) == 1 else f"{len(quality.broken)} rules"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -27,7 +28,7 @@ class Epoch:
     """Counted from 1."""
     train_loss: float
     validation: Mapping[str, float]
-    """The task's metrics by name."""
+    """The task's metrics by name; NaN where the run is older than the metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,10 @@ def trained_model(lake: Lake, pipeline: Pipeline) -> tuple[TrainedModel, Feature
     with translated(uri):
         curves = {
             key: {metric.step: metric.value for metric in client.get_metric_history(run_id, key)}
-            for key in (_LOSS, *(f"validation/{name}" for name in names))
+            for key in (_LOSS, *map(_validation, names))
         }
-    # The model may be older than the pipeline's present task, and its metric another task's.
+    # It may be older than a metric of its task, and than the pipeline's present task and metric.
+    logged = [name for name in names if curves[_validation(name)]] or names
     chosen = pipeline.train.metric
     model = TrainedModel(
         name=pipeline.name,
@@ -108,23 +110,29 @@ def trained_model(lake: Lake, pipeline: Pipeline) -> tuple[TrainedModel, Feature
         features_table=tags["features_table"],
         features_version=int(tags["data_version"]),
         task=task,
-        metric=chosen if chosen in names else names[0],
+        metric=chosen if chosen is not None and chosen in logged else logged[0],
         decision=found.decision or "not compared yet",
         settings=dict(sorted(run.data.params.items())),
-        epochs=_epochs(curves, names),
+        epochs=_epochs(curves, names, logged),
         metrics=found.metrics,
     )
     return model, spec
 
 
-def _epochs(curves: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> tuple[Epoch, ...]:
-    """The epochs that are logged whole."""
-    whole = set.intersection(*(set(values) for values in curves.values()))
+def _epochs(
+    curves: Mapping[str, Mapping[int, float]], names: Sequence[str], logged: Sequence[str]
+) -> tuple[Epoch, ...]:
+    """The epochs that are logged whole; what the run has no curve of is NaN."""
+    whole = set.intersection(*(set(curves[key]) for key in (_LOSS, *map(_validation, logged))))
     return tuple(
         Epoch(
             number=step + 1,
             train_loss=curves[_LOSS][step],
-            validation={name: curves[f"validation/{name}"][step] for name in names},
+            validation={name: curves[_validation(name)].get(step, math.nan) for name in names},
         )
         for step in sorted(whole)
     )
+
+
+def _validation(metric: str) -> str:
+    return f"validation/{metric}"

@@ -15,17 +15,22 @@ from pipeline.config import Pipeline
 from pipeline.errors import LakeError, LakeNotWritableError
 from pipeline.features.prepared import TRAIN
 from pipeline.lake import Lake, fingerprint
+from pipeline.operate.report.charts import measured_charts
 from pipeline.operate.report.classes import measure_classes
 from pipeline.operate.report.drift import measure_drift
 from pipeline.operate.report.inputs import Inputs, read_inputs
-from pipeline.operate.report.page import Measured, appearance, render
+from pipeline.operate.report.measured import Measured
+from pipeline.operate.report.page import appearance, render
 from pipeline.operate.report.scores import measure_scores
 from pipeline.operate.report.spread import measure_spread
 from pipeline.outcome import Outcome
 
 FOLDER = "reports"
 ALGORITHM = 3
-"""To be raised when the same inputs would give other figures or charts."""
+"""To be raised when the same inputs would give other figures, or a chart that is changed.
+
+A chart that is new or gone makes another page by itself.
+"""
 
 _PARTS: Mapping[str, Callable[..., Any]] = {"classes": measure_classes, "spread": measure_spread}
 """What a task may ask for by `report_parts`: a field of `Measured` to what measures it."""
@@ -77,6 +82,7 @@ def _measured(spark: SparkSession, inputs: Inputs, pipeline: Pipeline) -> Measur
         return Measured(
             scores=measure_scores(*tables, train_periods),
             drift=measure_drift(spark, features, spec, pipeline.is_sensitive_feature),
+            charts=measured_charts(*tables),
             **{name: _PARTS[name](*tables) for name in spec.label.definition.report_parts},
         )
     except (Py4JJavaError, PySparkException) as error:

@@ -53,7 +53,13 @@ __all__ = [
 
 TASKS: Mapping[str, Task] = {
     task.name: task
-    for task in (Binary(), Multiclass(), Multilabel(), Regression(), Reconstruction())
+    for task in (
+        Binary(),
+        Multiclass(),
+        Multilabel(),
+        Regression(),
+        Reconstruction(),
+    )
 }
 """By the name that `features.label.task` has."""
 

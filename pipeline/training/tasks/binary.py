@@ -27,7 +27,7 @@ class Binary(Task):
     name = "binary"
     label_is_number = True
     losses: ClassVar[Mapping[str, Loss]] = {"bce": mean_over_outputs(bce)}
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="auroc", measure=logits.auroc, shown="AUROC"),
         Metric(name="log_loss", measure=logits.log_loss, lower_is_better=True, shown="log-loss"),
         Metric(name="accuracy", measure=logits.accuracy),

@@ -65,7 +65,7 @@ class Multiclass(Task):
     name = "multiclass"
     asks = ("expression", "classes")
     losses: ClassVar[Mapping[str, Loss]] = {"cross_entropy": cross_entropy}
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="accuracy", measure=accuracy),
         Metric(name="log_loss", measure=log_loss, lower_is_better=True, shown="log-loss"),
         Metric(name="f1", measure=f1, shown="F1"),

@@ -97,7 +97,7 @@ class Reconstruction(Task):
     losses: ClassVar[Mapping[str, Loss]] = {
         name: negative_bound(distance) for name, distance in _DISTANCES.items()
     }
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="loss", measure=bound, lower_is_better=True),
         Metric(name="reconstruction", measure=reconstruction, lower_is_better=True),
         Metric(name="kl", measure=kl, lower_is_better=True, shown="KL divergence"),

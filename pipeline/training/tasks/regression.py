@@ -61,7 +61,7 @@ class Regression(Task):
         "mae": mean_over_outputs(mae),
         "huber": mean_over_outputs(huber),
     }
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric(name="rmse", measure=root_mean_squared_error, lower_is_better=True, shown="RMSE"),
         Metric(name="mae", measure=mean_absolute_error, lower_is_better=True, shown="MAE"),
         Metric(name="r2", measure=r2, shown="R²"),

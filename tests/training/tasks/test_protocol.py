@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.config import Label
 from pipeline.lake.schema import to_spark
-from pipeline.operate.report.page import Measured
+from pipeline.operate.report.measured import Measured
 from pipeline.operate.report.stage import _PARTS
 from pipeline.training.histograms import Tally, score_columns
 from pipeline.training.metrics import Meter
@@ -46,7 +46,7 @@ def example(name: str, weights: Tensor | None = None) -> tuple[Tensor, Rows]:
     width = task.outputs(label) or PIXELS + 2 * LATENT
     outputs = torch.tensor(random.normal(size=(ROWS, width)), dtype=torch.float32)
     classes = task.class_names(label)
-    labels: Any = random.normal(size=ROWS).astype(np.float32)
+    labels: Any = random.integers(0, 5, ROWS).astype(np.float32)  # numbers that are counts, too
     if classes:
         labels = random.integers(0, len(classes), ROWS).astype(np.int32)
     elif task.label_is_matrix:

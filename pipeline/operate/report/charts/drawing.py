@@ -1,4 +1,4 @@
-"""Coordinates of the page's charts; `templates/charts.html.j2` spells them as SVG.
+"""What charts are drawn with: coordinates, which `templates/charts.html.j2` spells as SVG.
 
 Made by hand, not by matplotlib, which comes with MLflow: a chart is 2 to 5 kB here and some 30 kB
 there, its colours follow the reader's light or dark scheme by CSS, and its text stays text.
@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.operate.report.figures import figure
-from pipeline.operate.report.scores import Group
-from pipeline.training.tasks import Truth
 
 WIDTH, HEIGHT = 520.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 508.0, 14.0, 212.0
@@ -40,8 +38,22 @@ class Dot:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Point:
+    """A pair of values, before it is a dot."""
+
+    x: float
+    y: float
+    size: float
+    """The area of its dot, beside that of the largest."""
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Line:
-    """A series: a path through its dots, broken where a value is missing."""
+    """A series: a path through its dots, broken where a value is missing.
+
+    The first five of a chart have colours of their own in `templates/page.css`, all others one.
+    """
 
     name: str
     path: str
@@ -74,6 +86,8 @@ class Chart:
     """All that is drawn, in pixels of a 520 by 250 view."""
 
     title: str
+    caption: str = ""
+    """What to read it for, below the title."""
     x_title: str
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
@@ -82,6 +96,10 @@ class Chart:
     rules: tuple[Rule, ...] = ()
     diagonal: str = ""
     """Path of what perfect would be."""
+    legend: bool = True
+    """Whether there is room for the names of several lines, and for those of the bars."""
+    bar_names: tuple[tuple[str, str], ...] = ()
+    """Class of the bars in `templates/page.css`, and what the legend calls them."""
 
     @property
     def empty(self) -> bool:
@@ -110,6 +128,8 @@ def line_chart(
     labels: Sequence[str],
     series: Mapping[str, Sequence[float]],
     marked: tuple[int, str] | None = None,
+    *,
+    caption: str = "",
 ) -> Chart:
     """Series over evenly spaced labels, such as epochs or periods.
 
@@ -119,6 +139,7 @@ def line_chart(
         labels: One for each place.
         series: Name to one value a label; NaN leaves a gap.
         marked: A place to mark, and what to call it.
+        caption: What to read it for.
     """
     known = [value for values in series.values() for value in values if math.isfinite(value)]
     ticks = nice_ticks(min(known, default=0.0), max(known, default=1.0))
@@ -135,6 +156,7 @@ def line_chart(
     rules = () if marked is None else (Rule(at=x(marked[0]), label=marked[1], upright=True),)
     return Chart(
         title=title,
+        caption=caption,
         x_title=x_title,
         x_ticks=_spaced([Tick(at=x(i), label=label) for i, label in enumerate(labels)]),
         y_ticks=_y_ticks(ticks, y),
@@ -150,7 +172,9 @@ def bar_chart(
     *,
     unit: str,
     muted: Sequence[str] = (),
+    names: tuple[str, str] | None = None,
     levels: Sequence[tuple[float, str]] = (),
+    caption: str = "",
 ) -> Chart:
     """A bar for each label, from 0.
 
@@ -160,7 +184,9 @@ def bar_chart(
         values: Label to value; NaN leaves a gap.
         unit: Follows the value where it is told, such as `rows`.
         muted: Labels whose bars stay in the background.
+        names: What the legend calls the muted bars and the other ones; None for no legend.
         levels: Thresholds and their names.
+        caption: What to read it for.
     """
     known = [value for value in values.values() if math.isfinite(value)]
     highest = max(known, default=1.0)
@@ -186,48 +212,60 @@ def bar_chart(
             )
     return Chart(
         title=title,
+        caption=caption,
         x_title=x_title,
         x_ticks=_spaced(x_ticks),
         y_ticks=_y_ticks(ticks, y),
         bars=tuple(bars),
         rules=tuple(Rule(at=y(at), label=name) for at, name in levels if at <= ticks[-1]),
+        legend=names is not None,
+        bar_names=() if names is None else tuple(zip(("muted", "s1"), names, strict=True)),
     )
 
 
-def calibration_chart(
-    title: str, groups: Sequence[Group], truth: Truth, *, mean_score: str
+def dot_chart(
+    title: str,
+    x_title: str,
+    name: str,
+    points: Sequence[Point],
+    *,
+    low: float | None = None,
+    caption: str = "",
 ) -> Chart:
-    """Observed over predicted, a dot a bin, as large as its share of the rows.
+    """Points of which both sides should be equal, over the diagonal on which they would be.
 
     Args:
         title: What is shown.
-        groups: The bins.
-        truth: What the two sides are; shares are drawn from 0.
-        mean_score: What the predicted side is called.
+        x_title: What the first side is.
+        name: What the second side is.
+        points: In the order in which a line joins them.
+        low: Where both axes begin; None for the least value.
+        caption: What to read it for.
     """
-    known = [value for group in groups for value in (group.predicted, group.observed)]
-    low = 0.0 if truth.share else min(known, default=0.0)
-    ticks = nice_ticks(low, max(known, default=1.0))
+    known = [value for point in points for value in (point.x, point.y)]
+    least = min(known, default=0.0) if low is None else low
+    ticks = nice_ticks(least, max(known, default=1.0))
     x, y = Scale(ticks[0], ticks[-1], LEFT, RIGHT), Scale(ticks[0], ticks[-1], BOTTOM, TOP)
-    most = max((group.labelled for group in groups), default=1)
+    most = max((point.size for point in points), default=1)
     dots = tuple(
         Dot(
-            x=x(group.predicted),
-            y=y(group.observed),
-            radius=round(max(2.5, LARGEST_DOT * math.sqrt(group.labelled / most)), 1),
-            label=f"{group.labelled:,} {truth.unit}: predicted {figure(group.predicted)}, "
-            f"observed {figure(group.observed)}",
+            x=x(point.x),
+            y=y(point.y),
+            radius=round(max(2.5, LARGEST_DOT * math.sqrt(point.size / most)), 1),
+            label=point.label,
         )
-        for group in groups
+        for point in points
     )
     path = "M" + " L".join(f"{dot.x} {dot.y}" for dot in dots) if dots else ""
     return Chart(
         title=title,
-        x_title=mean_score,
+        caption=caption,
+        x_title=x_title,
         x_ticks=_spaced([Tick(at=x(tick), label=_told(tick, ticks)) for tick in ticks]),
         y_ticks=_y_ticks(ticks, y),
-        lines=(Line(name=truth.observed, path=path, dots=dots),),
+        lines=(Line(name=name, path=path, dots=dots),),
         diagonal=f"M{LEFT} {BOTTOM} L{RIGHT} {TOP}",
+        legend=False,
     )
 
 
