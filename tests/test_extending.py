@@ -82,6 +82,19 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+def test_what_is_added_to_lakestorm_is_a_module_and_a_line() -> None:
+    text = PAGE.read_text("utf-8")
+    modules = [name for name, _ in FILE.findall(text) if name.startswith("pipeline/")]
+    changes = [change for change in CHANGE.findall(text) if change.startswith("--- a/pipeline/")]
+    assert len(modules) == len(changes) > 0
+    for change in changes:
+        lines = change.splitlines()[2:]
+        assert not any(line.startswith(("-", "+++")) for line in lines), change
+        added = [line for line in lines if line.startswith("+")]
+        imports = [line for line in added if line.startswith("+from pipeline.")]
+        assert len(added) - len(imports) == 1 >= len(imports), change
+
+
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     """The page's pipeline, after its run."""
