@@ -14,7 +14,7 @@ from __future__ import annotations
 import html
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,9 +32,12 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from pipeline.errors import LakestormError, RowError
 from pipeline.serving.batcher import Batcher, FullError
+from pipeline.serving.log import ServiceLog
 from pipeline.serving.rows import to_arrow
 from pipeline.serving.scorer import Scorer
 from pipeline.serving.wire import from_json, to_json
@@ -55,8 +58,10 @@ class Limits:
 class _Measures:
     """What `/metrics` tells."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher, log: ServiceLog | None) -> None:
         self.registry = CollectorRegistry()
+        if log is not None:
+            self.registry.register(_LogMeasures(log))
         self.requests = Counter(
             "lakestorm_requests", "Requests to score", ["status"], registry=self.registry
         )
@@ -71,16 +76,35 @@ class _Measures:
         waiting.set_function(lambda: float(batcher.waiting))
 
 
-def application(scorer: Scorer, limits: Limits | None = None) -> FastAPI:
-    """The service as an ASGI application."""
+class _LogMeasures(Collector):
+    """What `/metrics` tells of the log."""
+
+    def __init__(self, log: ServiceLog) -> None:
+        self._log = log
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Rows by what became of them."""
+        rows = CounterMetricFamily("lakestorm_log_rows", "Rows for the log", labels=["outcome"])
+        for outcome, count in self._log.counts.items():
+            rows.add_metric([outcome], count)
+        yield rows
+
+
+def application(
+    scorer: Scorer, limits: Limits | None = None, log: ServiceLog | None = None
+) -> FastAPI:
+    """The service as an ASGI application; it closes the log at its end."""
     bounds = limits or Limits()
-    batcher = Batcher(scorer.score_table, bounds.rows_per_batch, bounds.waiting_rows)
-    measures = _Measures(batcher)
+    score_batch = scorer.score_table if log is None else _logged(scorer, log)
+    batcher = Batcher(score_batch, bounds.rows_per_batch, bounds.waiting_rows)
+    measures = _Measures(batcher, log)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         batcher.close()
+        if log is not None:
+            log.close()
 
     # The interactive pages of FastAPI load scripts from elsewhere.
     app = FastAPI(
@@ -113,6 +137,20 @@ def application(scorer: Scorer, limits: Limits | None = None) -> FastAPI:
         return HTMLResponse(_page(scorer))
 
     return app
+
+
+def _logged(scorer: Scorer, log: ServiceLog) -> Callable[[pa.Table], pa.Table]:
+    """Scores a batch, and leaves it to the log."""
+    keys = scorer.bundle.spec.keys
+
+    def score(rows: pa.Table) -> pa.Table:
+        features = scorer.features(rows)
+        scored = scorer.scored(rows, features)
+        given = [key for key in keys if key in rows.column_names]
+        log.add(rows.select(given), features, scored.drop_columns(given))
+        return scored
+
+    return score
 
 
 async def _answered(
