@@ -429,7 +429,13 @@ def serve(model: str, lake: Lake, **options: Any) -> None:
     metavar="FOLDER",
     help="What `lakestorm serve --log` wrote.",
 )
-@click.option("--limit", default=3, show_default=True, type=click.IntRange(0), help="Examples.")
+@click.option(
+    "--limit",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Examples of each column that differs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
 def skew(
     pipeline_yaml: str, overrides: Sequence[str], log: Path, limit: int, as_json: bool

@@ -29,37 +29,39 @@ def listed(found: Sequence[Skew]) -> list[dict[str, Any]]:
 
 
 def skew_grids(skew: Skew) -> Iterator[Grid | str]:
-    """One model's comparison as lines and tables: columns that differ first."""
+    """One model's comparison as lines, with a table of the columns that differ, and examples."""
     yield escape(
-        f"{skew.model}: {skew.verdict}. {skew.matched:,} of {skew.logged:,} logged rows are in "
-        f"{skew.table} (version {skew.version}; trained on version {skew.trained_version}), "
-        f"{skew.logged - skew.matched:,} are not; {skew.not_logged:,} of its {skew.lake_rows:,} "
-        f"rows are not in the log. Scores: {skew.scores_matched:,} rows are in predictions."
+        f"{skew.model}: {skew.verdict}. Of {skew.logged:,} logged rows {skew.matched:,} are in "
+        f"{skew.table}, version {skew.version} (trained on version {skew.trained_version}), and "
+        f"{skew.scores_matched:,} in predictions; {skew.logged - skew.matched:,} are not in the "
+        f"features. Of its {skew.lake_rows:,} rows {skew.not_logged:,} are not in the log."
     )
     if skew.withheld:
         yield escape(f"Not logged, of sensitive columns: {', '.join(skew.withheld)}.")
     columns = [*skew.scores, *skew.features]
-    if not skew.matched or not columns:
-        return
-    grid = Grid()
-    grid.add_column("column")
-    for name in ("rows", "differ", "greatest difference", "allowed"):
-        grid.add_column(name, justify="right")
-    scores = {id(each) for each in skew.scores}
-    for each in sorted(columns, key=lambda column: -column.differ):
-        grid.add_row(
-            escape(each.column) + (" (model)" if id(each) in scores else ""),
-            f"{each.rows:,}",
-            f"{each.differ:,}",
-            "" if each.greatest is None else f"{each.greatest:.3g}",
-            each.tolerance,
-        )
-    yield grid
-    for each in columns:
+    differing = sorted((each for each in columns if each.differ), key=lambda each: -each.differ)
+    if differing:
+        yield _grid(differing)
+    if skew.matched:
+        yield f"Columns within their tolerance: {len(columns) - len(differing)}."
+    for each in differing:
         for example in _plain(each)["examples"]:
             key = ", ".join(f"{name}={value}" for name, value in example["key"].items())
             served, there = example["served"], example["lake"]
             yield escape(f"{each.column}: {served} served, {there} in the lake, for {key}")
+
+
+def _grid(columns: Sequence[Compared]) -> Grid:
+    grid = Grid()
+    grid.add_column("column")
+    for name in ("rows", "differ", "greatest difference", "allowed"):
+        grid.add_column(name, justify="right")
+    for each in columns:
+        greatest = "" if each.greatest is None else f"{each.greatest:.3g}"
+        grid.add_row(
+            escape(each.column), f"{each.rows:,}", f"{each.differ:,}", greatest, each.tolerance
+        )
+    return grid
 
 
 def _plain(column: Compared) -> dict[str, Any]:

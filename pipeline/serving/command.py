@@ -14,6 +14,9 @@ from pipeline.lake import Lake
 from pipeline.serving.log import LogLimits, ServiceLog
 from pipeline.serving.scorer import Scorer
 
+GRACE_SECONDS = 35
+"""For requests that are being answered when the service is to end; one takes at most 30."""
+
 
 def run(
     model: str,
@@ -72,7 +75,13 @@ def run(
             limits = LogLimits(bytes_on_disk=log_megabytes << 20)
             served_log = ServiceLog.of(log, scorer, lake, pipeline, limits)
         app = application(scorer, log=served_log)
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        # A client that never ends its request must not keep the service from ending.
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
         uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -32,7 +32,7 @@ from pipeline.training.registry import load_registered
 
 SCORE_RELATIVE, SCORE_ABSOLUTE = 1e-5, 1e-6
 """How far scores may lie apart: batches of other sizes sum in another order."""
-EXAMPLES = 3
+EXAMPLES = 1
 _AT, _THERE = "_at", "_there"
 
 _Places = npt.NDArray[np.int64]
