@@ -249,7 +249,7 @@ class _TooMuchError(LakestormError):
 
 
 def _status_of(error: LakestormError) -> int:
-    statuses = {_TooMuchError: 413, RowError: 422, FullError: 503}
+    statuses: dict[type[LakestormError], int] = {_TooMuchError: 413, RowError: 422, FullError: 503}
     return next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
 
 
