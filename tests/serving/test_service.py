@@ -21,7 +21,7 @@ import pytest
 from fastapi import FastAPI
 
 from pipeline.serving.batcher import Batcher, FullError
-from pipeline.serving.command import GRACE_SECONDS
+from pipeline.serving.command import GRACE_SECONDS, _bound
 from pipeline.serving.scorer import Scorer
 from pipeline.serving.service import Limits, application
 from tests.command import ENVIRONMENT, LAKESTORM
@@ -241,6 +241,16 @@ def test_a_request_that_waits_too_long_is_not_scored(
 
     assert anyio.run(ask) == [503, 503, 200]
     assert seen == [1, 3]
+
+
+def test_an_answer_is_not_held_back() -> None:
+    """Connections inherit it: else each answer on a connection that stays takes 40 ms more."""
+    with (
+        _bound("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.long
