@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 CONSTANTS = ("model_name", "model_version", "spec_hash", "scored_at")
 WITHHELD = b"lakestorm.withheld"
 """Key of a file's metadata: the features that are not logged, by name, with commas between."""
-_NAME = re.compile(r"\d{8}T\d{6}-[0-9a-f]{32}\.parquet")
-_DRAFT = re.compile(r"\.\d{8}T\d{6}-[0-9a-f]{32}\.parquet\.tmp")
+_NAME = re.compile(r"\d{8}T\d{12}-[0-9a-f]{32}\.parquet")
+_DRAFT = re.compile(r"\.\d{8}T\d{12}-[0-9a-f]{32}\.parquet\.tmp")
 _OLD_DRAFT_SECONDS = 3600
 _FAILURE_PAUSE_SECONDS = 60.0
 
@@ -213,7 +213,7 @@ class ServiceLog:
     def _store(self, table: pa.Table) -> None:
         """Writes a file, and makes room for it first."""
         table = table.replace_schema_metadata({WITHHELD: ",".join(self._withheld).encode()})
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex}.parquet"
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex}.parquet"
         draft = self._folder / f".{name}.tmp"
         try:
             pq.write_table(table, draft, compression="zstd")
