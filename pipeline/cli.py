@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -70,7 +71,9 @@ def _lake_command(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(lake: str, **options: Any) -> None:
         with _errors_in_one_line():
             described = lake.endswith((".yaml", ".yml"))
-            command(lake=Lake.of(load_pipeline(lake)) if described else Lake(lake), **options)
+            pipeline = load_pipeline(lake) if described else None
+            click.get_current_context().obj = pipeline  # for those that need more than the lake
+            command(lake=Lake(lake) if pipeline is None else Lake.of(pipeline), **options)
 
     return wrapped
 
@@ -394,14 +397,64 @@ def promote(name: str, version: int, lake: Lake) -> None:
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--custom", help="Your own network, package.module:Class, if it is one.")
 @click.option("--kinds", help="The module of your own kinds of features, if there are some.")
+@click.option(
+    "--log",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Log keys, features and scores there, for `lakestorm skew`; needs --lake PIPELINE.yaml.",
+)
+@click.option(
+    "--log-mb",
+    "log_megabytes",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(1),
+    help="With --log: how much the folder holds; the oldest files are removed.",
+)
 @_lake_command
-def serve(
-    model: str, *, host: str, port: int, custom: str | None, kinds: str | None, lake: Lake
-) -> None:
+def serve(model: str, lake: Lake, **options: Any) -> None:
     """Answer requests with a model's scores: NAME@ALIAS or NAME@VERSION."""
     from pipeline.serving.command import run
 
-    run(model, lake, host=host, port=port, custom=custom, kinds=kinds)
+    run(model, lake, pipeline=click.get_current_context().obj, **options)
+
+
+@main.command()
+@click.argument("pipeline_yaml", type=click.Path())
+@click.option("--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a setting.")
+@click.option(
+    "--log",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="What `lakestorm serve --log` wrote.",
+)
+@click.option(
+    "--limit",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Examples of each column that differs.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on a line.")
+def skew(
+    pipeline_yaml: str, overrides: Sequence[str], log: Path, limit: int, as_json: bool
+) -> None:
+    """Compare what a service made with the lake, by key; exit with 1 where they differ."""
+    from pipeline.operate.skew import listed, skew_grids
+    from pipeline.serving.skew import compare
+
+    with _errors_in_one_line():
+        pipeline = load_pipeline(pipeline_yaml, overrides)
+        found = compare(log, Lake.of(pipeline), pipeline, limit)
+    if as_json:
+        click.echo(json.dumps({"skew": listed(found)}))
+    else:
+        console = _console()
+        for grid in (grid for each in found for grid in skew_grids(each)):
+            console.print(grid)
+    if any(each.verdict != "same" for each in found):
+        sys.exit(EXIT_FAULT)
 
 
 @main.command()

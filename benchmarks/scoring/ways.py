@@ -172,7 +172,7 @@ class Limit(Way):
         out.mkdir(parents=True)
         paths = [str(out / f"{number:04d}.parquet") for number in range(len(self._tasks))]
         whole = [str(self.model)] * len(paths), [self.columns] * len(paths)
-        list(self._processes.map(_score_row_groups, *whole, self._tasks, paths))
+        list(self._processes.map(score_row_groups, *whole, self._tasks, paths))
         return paths
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ def scoring(model: str) -> _Score:
     return of
 
 
-def _score_row_groups(
+def score_row_groups(
     model: str, columns: Sequence[str], row_groups: Sequence[RowGroup], path: str
 ) -> None:
     """Scores row groups into a file."""

@@ -56,3 +56,23 @@ def apart(left: pa.Array, right: pa.Array) -> npt.NDArray[np.uint64]:
     distance[is_nan[0] & is_nan[1]] = 0
     distance[(nulls[0] != nulls[1]) | (is_nan[0] != is_nan[1])] = np.iinfo(np.uint64).max
     return distance
+
+
+def greatest_difference(one: pa.ChunkedArray, other: pa.ChunkedArray) -> float | None:
+    """The greatest difference between floats of two columns of one type, or of their lists.
+
+    Returns:
+        None where no row has a finite number in both, or the columns hold no floats.
+    """
+    left, right = one.combine_chunks(), other.combine_chunks()
+    if pa.types.is_list(left.type):
+        lengths = [np.array(each.value_lengths().fill_null(-1)) for each in (left, right)]
+        same = pa.array(lengths[0] == lengths[1])
+        left, right = left.filter(same).flatten(), right.filter(same).flatten()
+    if not pa.types.is_floating(left.type):
+        return None
+    values = [np.array(each.cast(pa.float64())) for each in (left, right)]
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(values[0] - values[1])
+    distance = distance[np.isfinite(distance)]
+    return float(distance.max()) if len(distance) else None

@@ -103,7 +103,7 @@ class LocalTransform:
             self._few = FewRows(self._engine, self.given, local.expressions, self._schema)
         except duckdb.Error as error:
             raise self._cannot_be_evaluated(error) from error
-        self._query = f"SELECT *, {listed} FROM rows"  # noqa: S608 - no access to anything else
+        self._query = f"SELECT {listed} FROM rows"  # noqa: S608 - no access to anything else
 
     def features(self, rows: pa.Table) -> pa.Table:
         """The feature columns of some rows.
@@ -132,7 +132,10 @@ class LocalTransform:
         """The same for any number of rows."""
         # In place of the rows before; taking them away each time took as long as the query.
         self._engine.register("rows", rows)
-        return self._engine.sql(self._query).to_arrow_table().cast(self._schema)
+        made = self._engine.sql(self._query).to_arrow_table()
+        # The given columns stay as they are: taking them through the engine copies them twice.
+        derived = (made[name].cast(self._schema.field(name).type) for name in made.column_names)
+        return pa.Table.from_arrays([*rows.columns, *derived], schema=self._schema)
 
     def _cannot_be_evaluated(self, error: duckdb.Error) -> SpecError:
         return SpecError(

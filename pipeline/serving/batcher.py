@@ -73,11 +73,12 @@ class Batcher:
         self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._next():
-            self._answer(batch)
+        while not (self._closed and not self._waiting):
+            if batch := self._next():
+                self._answer(batch)
 
     def _next(self) -> list[tuple[pa.Table, Future[pa.Table]]]:
-        """The requests of the next batch, all of the same columns; none when it is closed."""
+        """The requests of the next batch, all of the same columns; may be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             batch: list[tuple[pa.Table, Future[pa.Table]]] = []
@@ -89,8 +90,12 @@ class Batcher:
                     or table.schema != batch[0][0].schema
                 ):
                     break
-                rows += table.num_rows
-                batch.append(self._waiting.popleft())
+                table, future = self._waiting.popleft()
+                # One that nobody waits for any more is not scored; the others cannot be cancelled
+                # from here on, so that their answers can be set.
+                if future.set_running_or_notify_cancel():
+                    rows += table.num_rows
+                    batch.append((table, future))
             return batch
 
     def _answer(self, batch: list[tuple[pa.Table, Future[pa.Table]]]) -> None:
@@ -105,9 +110,10 @@ class Batcher:
             first += table.num_rows
 
     def _fail(self, batch: list[tuple[pa.Table, Future[pa.Table]]], error: Any) -> None:
-        """One request's bad row must not fail the others: each is scored alone."""
+        """One request's bad row must not fail the others: each half is scored again."""
         if len(batch) == 1:
             batch[0][1].set_exception(error)
             return
-        for request in batch:
-            self._answer([request])
+        half = len(batch) // 2
+        self._answer(batch[:half])
+        self._answer(batch[half:])

@@ -20,7 +20,7 @@ def to_arrow(rows: Rows, schema: pa.Schema, optional: Iterable[str]) -> tuple[pa
     Args:
         rows: In any of the forms.
         schema: Columns that dicts are read as.
-        optional: Further columns that dicts may have, of any type.
+        optional: Further columns that dicts may have, of any type; null in those that lack one.
 
     Raises:
         RowError: They are in no form, or a dict lacks a field or has a wrong value.
@@ -65,8 +65,8 @@ def _of_dicts(
     arrays = [_column([row[field.name] for row in rows], field) for field in schema]
     names = list(schema.names)
     for name in optional:
-        if name not in schema.names and all(name in row for row in rows):
-            arrays.append(_any_column([row[name] for row in rows], name))
+        if name not in schema.names and any(name in row for row in rows):
+            arrays.append(_any_column([row.get(name) for row in rows], name))
             names.append(name)
     return pa.Table.from_arrays(arrays, names=names)
 
@@ -75,6 +75,8 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
     try:
         if pa.types.is_integer(field.type) and any(map(_is_broken, values)):
             raise ValueError("it is no whole number")  # Arrow would cut it off
+        if _is_number(field.type) and any(isinstance(value, bool) for value in values):
+            raise ValueError("it is no number")  # Arrow would take it for 0 or 1
         return pa.array(values, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         place = next((i for i, value in enumerate(values) if not _fits(value, field.type)), 0)
@@ -86,20 +88,34 @@ def _column(values: list[Any], field: pa.Field) -> pa.Array:
 
 
 def _any_column(values: list[Any], name: str) -> pa.Array:
+    for place, value in enumerate(values):
+        if isinstance(value, Mapping | list | tuple | set):
+            raise RowError(
+                f"row {place}, field {name}",
+                f"is {type(value).__name__}",
+                "Give a key as a text, a number or a time.",
+            )
     try:
         return pa.array(values)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise RowError(
-            f"field {name}", f"has values of several types: {error}", "Give one type."
-        ) from error
+        problem = f"cannot be read: {' '.join(str(error).split())[:160]}"
+        raise RowError(f"field {name}", problem, "Give values of one type.") from error
 
 
 def _is_broken(value: Any) -> bool:
     return isinstance(value, float) and not value.is_integer()
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    )
+
+
 def _fits(value: Any, kind: pa.DataType) -> bool:
     if pa.types.is_integer(kind) and _is_broken(value):
+        return False
+    if _is_number(kind) and isinstance(value, bool):
         return False
     try:
         pa.array([value], kind)

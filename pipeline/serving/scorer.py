@@ -123,7 +123,11 @@ class Scorer:
 
     def score_table(self, rows: pa.Table) -> pa.Table:
         """Scores an Arrow table: see `score`."""
-        said = self.predictions(self.features(rows), rows.num_rows)
+        return self.scored(rows, self.features(rows))
+
+    def scored(self, rows: pa.Table, features: pa.Table) -> pa.Table:
+        """What the model says of rows whose features are made, beside their keys."""
+        said = self.predictions(features, rows.num_rows)
         keys = [key for key in self.bundle.spec.keys if key in rows.column_names]
         columns: dict[str, pa.Array] = {key: rows[key] for key in keys}
         columns |= prediction_arrays(self.bundle, said)

@@ -11,14 +11,15 @@ belongs behind a proxy that has.
 
 from __future__ import annotations
 
+import asyncio
 import html
 import json
+import logging
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import pyarrow as pa
@@ -32,12 +33,20 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
+from starlette.requests import ClientDisconnect
 
 from pipeline.errors import LakestormError, RowError
 from pipeline.serving.batcher import Batcher, FullError
+from pipeline.serving.log import ServiceLog
 from pipeline.serving.rows import to_arrow
 from pipeline.serving.scorer import Scorer
 from pipeline.serving.wire import from_json, to_json
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+_LARGE_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +55,8 @@ class Limits:
 
     rows_per_request: int = 10_000
     bytes_per_request: int = 16 << 20
+    bytes_at_once: int = 256 << 20
+    """Of the bodies of all requests that are not answered yet."""
     rows_per_batch: int = 4_096
     waiting_rows: int = 100_000
     seconds: float = 30.0
@@ -55,8 +66,10 @@ class Limits:
 class _Measures:
     """What `/metrics` tells."""
 
-    def __init__(self, batcher: Batcher) -> None:
+    def __init__(self, batcher: Batcher, log: ServiceLog | None) -> None:
         self.registry = CollectorRegistry()
+        if log is not None:
+            self.registry.register(_LogMeasures(log))
         self.requests = Counter(
             "lakestorm_requests", "Requests to score", ["status"], registry=self.registry
         )
@@ -71,16 +84,36 @@ class _Measures:
         waiting.set_function(lambda: float(batcher.waiting))
 
 
-def application(scorer: Scorer, limits: Limits | None = None) -> FastAPI:
-    """The service as an ASGI application."""
+class _LogMeasures(Collector):
+    """What `/metrics` tells of the log."""
+
+    def __init__(self, log: ServiceLog) -> None:
+        self._log = log
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Rows by what became of them."""
+        rows = CounterMetricFamily("lakestorm_log_rows", "Rows for the log", labels=["outcome"])
+        for outcome, count in self._log.counts.items():
+            rows.add_metric([outcome], count)
+        yield rows
+
+
+def application(
+    scorer: Scorer, limits: Limits | None = None, log: ServiceLog | None = None
+) -> FastAPI:
+    """The service as an ASGI application; it closes the log at its end."""
     bounds = limits or Limits()
-    batcher = Batcher(scorer.score_table, bounds.rows_per_batch, bounds.waiting_rows)
-    measures = _Measures(batcher)
+    score_batch = scorer.score_table if log is None else _logged(scorer, log)
+    batcher = Batcher(score_batch, bounds.rows_per_batch, bounds.waiting_rows)
+    measures = _Measures(batcher, log)
+    desk = _Desk(scorer, batcher, bounds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         batcher.close()
+        if log is not None:
+            log.close()
 
     # The interactive pages of FastAPI load scripts from elsewhere.
     app = FastAPI(
@@ -90,11 +123,12 @@ def application(scorer: Scorer, limits: Limits | None = None) -> FastAPI:
     @app.post("/score")
     async def score(request: Request) -> Response:
         begun = time.perf_counter()
-        status, answer = await _answered(request, scorer, batcher, bounds)
+        status, answer = await desk.answer(request)
+        response = JSONResponse(answer, status)
         measures.requests.labels(str(status)).inc()
         measures.rows.inc(len(answer.get("predictions", ())))
         measures.seconds.observe(time.perf_counter() - begun)
-        return JSONResponse(answer, status)
+        return response
 
     @app.get("/health")
     def health() -> dict[str, Any]:
@@ -115,47 +149,108 @@ def application(scorer: Scorer, limits: Limits | None = None) -> FastAPI:
     return app
 
 
-async def _answered(
-    request: Request, scorer: Scorer, batcher: Batcher, limits: Limits
-) -> tuple[int, dict[str, Any]]:
-    """Status and body for a request to score."""
-    try:
-        body = await _body(request, limits.bytes_per_request)
-        rows = _rows_in(body, limits.rows_per_request)
-        keys = [key for key in scorer.bundle.spec.keys if rows and all(key in r for r in rows)]
-        table, _ = to_arrow(from_json(rows, scorer.given), scorer.given, keys)
-        with anyio.fail_after(limits.seconds):
-            scored = await _waited(batcher.submit(table))
-    except _TooMuchError as error:
-        return 413, _told(error)
-    except RowError as error:
-        return 422, _told(error)
-    except FullError as error:
-        return 503, _told(error)
-    except TimeoutError:
-        return 503, {"error": f"not scored within {limits.seconds:g} seconds"}
-    except LakestormError as error:
-        return 500, _told(error)
-    return 200, {"predictions": [to_json(row) for row in scored.to_pylist()]}
+def _logged(scorer: Scorer, log: ServiceLog) -> Callable[[pa.Table], pa.Table]:
+    """Scores a batch, and leaves it to the log."""
+    keys = scorer.bundle.spec.keys
+
+    def score(rows: pa.Table) -> pa.Table:
+        features = scorer.features(rows)
+        scored = scorer.scored(rows, features)
+        given = [key for key in keys if key in rows.column_names]
+        log.add(rows.select(given), features, scored.drop_columns(given))
+        return scored
+
+    return score
 
 
-async def _waited(future: Future[pa.Table]) -> pa.Table:
-    return await anyio.to_thread.run_sync(future.result, abandon_on_cancel=True)
+class _Desk:
+    """Answers requests to score.
+
+    Args:
+        scorer: Knows the fields of a row.
+        batcher: Scores.
+        limits: What a request may ask for.
+    """
+
+    def __init__(self, scorer: Scorer, batcher: Batcher, limits: Limits) -> None:
+        self._given, self._keys = scorer.given, scorer.bundle.spec.keys
+        self._batcher = batcher
+        self._limits = limits
+        self._bytes = 0
+        # One at a time: JSON in Python takes many times its length.
+        self._large = anyio.CapacityLimiter(1)
+
+    async def answer(self, request: Request) -> tuple[int, dict[str, Any]]:
+        """Status and body."""
+        length = _Length()
+        try:
+            return 200, {"predictions": await self._predictions(request, length)}
+        except LakestormError as error:
+            return _status_of(error), _told(error)
+        except TimeoutError:
+            return 503, {"error": f"not scored within {self._limits.seconds:g} seconds"}
+        except ClientDisconnect:
+            return 400, {"error": "the connection was closed before the body was read"}
+        # Counted like all others, and told to whoever runs the service: not to who asks.
+        except Exception:
+            logger.exception("a request could not be answered")
+            return 500, {"error": "the rows could not be scored; the service's log says why"}
+        finally:
+            self._bytes -= length.bytes
+
+    async def _predictions(self, request: Request, length: _Length) -> list[dict[str, Any]]:
+        body = await self._body(request, length)
+        table = await self._aside(body, self._table, body)
+        with anyio.fail_after(self._limits.seconds):
+            scored = await asyncio.wrap_future(self._batcher.submit(table))
+        return await self._aside(body, _as_json, scored)
+
+    async def _aside(self, body: bytes, work: Callable[[Any], T], given: Any) -> T:
+        """Does what takes long for a large body in a thread: others are answered meanwhile."""
+        if len(body) < _LARGE_BYTES:
+            return work(given)
+        return await anyio.to_thread.run_sync(work, given, limiter=self._large)
+
+    def _table(self, body: bytes) -> pa.Table:
+        rows = _rows_in(body, self._limits.rows_per_request)
+        return to_arrow(from_json(rows, self._given), self._given, self._keys)[0]
+
+    async def _body(self, request: Request, length: _Length) -> bytes:
+        """The body, read no further than it may be long."""
+        parts, most = [], self._limits.bytes_per_request
+        async for part in request.stream():
+            length.bytes += len(part)
+            self._bytes += len(part)
+            if length.bytes > most:
+                raise _TooMuchError(
+                    "body", f"is longer than {most} bytes", "Send fewer rows at once."
+                )
+            if self._bytes > self._limits.bytes_at_once:
+                raise FullError(
+                    "service", f"holds {self._bytes} bytes", "Send the request again, later."
+                )
+            parts.append(part)
+        return b"".join(parts)
+
+
+@dataclass
+class _Length:
+    """Of a body, as far as it was read."""
+
+    bytes: int = 0
+
+
+def _as_json(scored: pa.Table) -> list[dict[str, Any]]:
+    return [to_json(row) for row in scored.to_pylist()]
 
 
 class _TooMuchError(LakestormError):
     """A request that is too large."""
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The body, read no further than it may be long."""
-    parts, length = [], 0
-    async for part in request.stream():
-        length += len(part)
-        if length > most:
-            raise _TooMuchError("body", f"is longer than {most} bytes", "Send fewer rows at once.")
-        parts.append(part)
-    return b"".join(parts)
+def _status_of(error: LakestormError) -> int:
+    statuses: dict[type[LakestormError], int] = {_TooMuchError: 413, RowError: 422, FullError: 503}
+    return next((status for kind, status in statuses.items() if isinstance(error, kind)), 500)
 
 
 def _rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
