@@ -66,6 +66,14 @@ def checked(frame: DataFrame, text: str, where: str, error: type[LakestormError]
     return Checked(_tried(frame, resolved), selected.schema[0].dataType)
 
 
+def is_taken(name: str, frame: DataFrame) -> bool:
+    """Whether a new column of this name would take the place of one of the frame's.
+
+    To Spark, `Late` and `late` are one name: `withColumn` replaces the one by the other.
+    """
+    return name.lower() in {each.lower() for each in frame.columns}
+
+
 def _tried(frame: DataFrame, resolved: Any) -> Column:
     """The expression with null in place of an error.
 

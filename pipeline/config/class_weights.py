@@ -9,6 +9,8 @@ from pydantic import PlainValidator
 
 from pipeline.config.label import Label
 
+MOST = 1e9
+
 
 def _read(given: Any) -> Any:
     """As it is kept: names of classes as text, since YAML reads `0` and `true` as something else.
@@ -25,6 +27,8 @@ def _read(given: Any) -> Any:
         is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
         if not is_number or not 0 < weight < math.inf:
             raise ValueError(f"the weight of class {name!r} is {weight!r}, not a number above 0")
+        if not 1 / MOST <= weight <= MOST:  # the loss is added up in float32
+            raise ValueError(f"the weight of class {name!r} is not between {1 / MOST} and {MOST}")
     weights = {name: float(weight) for name, weight in named}
     if len(weights) < len(named):
         raise ValueError(f"names a class twice: {', '.join(name for name, _ in named)}")

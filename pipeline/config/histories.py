@@ -17,6 +17,8 @@ Measure = Literal["count", "sum", "mean", "min", "max", "std", "last", "distinct
 How = Literal[Measure, "time_since_last"]
 LONGEST_NUMBER = 2**62
 """Times that are numbers are smaller than this: a window's edge then fits into 64 bits."""
+MOST_ROWS = 2**31 - 1
+"""Spark counts the rows of a window in 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ def parsed_window(over: str | int) -> Window:
     """
     match = re.fullmatch(r"\s*(\d+)\s+rows?\s*", over) if isinstance(over, str) else None
     window = Rows(int(match[1])) if match else parsed_distance(over)
+    if isinstance(window, Rows) and window.count > MOST_ROWS:
+        raise ValueError(f"{over!r} is more than {MOST_ROWS:,} rows; leave it out instead")
     if isinstance(window, float) or (isinstance(window, int) and window >= LONGEST_NUMBER):
         raise ValueError(f"{over!r} is no whole number below 2^62")
     if window in (Rows(0), timedelta(0), 0):
@@ -83,7 +87,7 @@ class Lag(Settings):
 
     of: str
     """Spark SQL over `clean`."""
-    rows: int = Field(default=1, gt=0)
+    rows: int = Field(default=1, gt=0, le=MOST_ROWS)
     """1 for the event before, 2 for the one before that."""
 
 
@@ -95,7 +99,7 @@ class EventSequence(Settings):
     `time_since_last`."""
     of: str | None = None
     """Spark SQL over `clean`."""
-    rows: int = Field(gt=0)
+    rows: int = Field(gt=0, le=MOST_ROWS)
     """The most events."""
 
     @model_validator(mode="after")

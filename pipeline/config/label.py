@@ -10,6 +10,9 @@ from pydantic import AfterValidator, model_validator
 from pipeline.settings import Name, Settings
 from pipeline.training.tasks import TASKS, Task
 
+SPLIT = "split"
+"""A column of `features` beside the label's."""
+
 
 def _known(name: str) -> str:
     if name not in TASKS:
@@ -48,6 +51,8 @@ class Label(Settings):
                     f"{self.task}"
                 )
         self.definition.require_label(self)
+        if SPLIT in self.columns:
+            raise ValueError(f"name: {SPLIT!r} is the column that tells a row's split; rename it")
         return self
 
     @property

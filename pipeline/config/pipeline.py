@@ -160,7 +160,7 @@ class Pipeline(Settings):
             self.features.splits,
             self.features.entities,
             columns=columns,
-            derived=self.features.derive,
+            derived={*self.features.derive, *history_texts(self.features.histories)},
             leakage=self.features.leakage,
             column_of=self.column_of,
         )

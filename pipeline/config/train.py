@@ -30,8 +30,8 @@ class Train(Settings):
     last_batch: Literal["keep", "drop"] = "keep"
     """Whether an epoch's rows that do not fill a batch are trained on."""
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     momentum: Fraction = 0.9
     """Of `sgd`."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
@@ -61,7 +61,7 @@ class Train(Settings):
     """Ranks: processes that train together."""
     max_restarts: int = Field(default=3, ge=0)
     """Times that a run whose worker died is started again from its newest checkpoint."""
-    hang_seconds: float = Field(default=600.0, gt=0)
+    hang_seconds: float = Field(default=600.0, gt=0, le=31_536_000)
     """A rank without progress for so long is ended, and the run started again."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 

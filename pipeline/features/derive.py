@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from pipeline.config import Pipeline
 from pipeline.errors import LeakageError, SpecError
-from pipeline.expressions import Checked, checked
+from pipeline.expressions import Checked, checked, is_taken
 from pipeline.features.weight import SETTING, WEIGHT, weight_value
 from pipeline.lake import Snapshot
 from pipeline.lake.schema import to_spark
@@ -39,7 +39,7 @@ def with_derived(
     """
     for name, text in derive.items():
         where = f"features.derive.{name}"
-        if name in frame.columns:
+        if is_taken(name, frame):
             raise SpecError(where, "is a column of clean already", "Choose another name.")
         derived = without_leakage(frame.drop(*hidden), text, where, leakage)
         frame = frame.withColumn(name, derived.column)

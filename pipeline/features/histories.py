@@ -35,7 +35,7 @@ from pyspark.sql.types import (
 from pipeline.config import History
 from pipeline.config.histories import LONGEST_NUMBER, Aggregate, history_columns
 from pipeline.errors import LeakageError, SpecError
-from pipeline.expressions import Checked, checked
+from pipeline.expressions import Checked, checked, is_taken
 from pipeline.features.derive import without_leakage
 from pipeline.features.moments import APART, KEY, Events, steps_of, with_outputs
 from pipeline.sources.raw import quoted
@@ -248,9 +248,9 @@ def _require_entity(frame: DataFrame, history: History, where: str, leakage: Seq
 
 
 def _require_new(frame: DataFrame, histories: Mapping[str, History]) -> None:
-    seen = set(frame.columns)
+    seen = set[str]()
     for column, history, _ in history_columns(histories):
-        if column in seen:
+        if column in seen or is_taken(column, frame):
             raise SpecError(
                 f"{history.section}, column {column}",
                 "is a column of clean, or of another history or outcome, already",

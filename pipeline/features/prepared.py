@@ -11,6 +11,7 @@ from pyspark.sql import functions as F
 from pipeline.config import History, Label, LaterEvents, SpecSplits
 from pipeline.config.histories import history_columns
 from pipeline.errors import SpecError
+from pipeline.expressions import is_taken
 from pipeline.features.derive import with_derived
 from pipeline.features.histories import with_histories
 from pipeline.features.label import absence, label_values
@@ -103,7 +104,7 @@ def prepared(clean: DataFrame, how: Preparation, context: DataFrame | None = Non
     frame = with_derived(labelled, how.derive, leakage, (*hidden.values(), ABSENT), how.weight)
     known = frame.drop(*hidden.values(), ABSENT, WEIGHT)
     for name in (*labels, SPLIT):
-        if name in known.columns:
+        if is_taken(name, known):
             setting = "features.label.name" if name in labels else "a split's name"
             raise SpecError(
                 f"{setting} {name!r}", "is a column of clean or derived already", "Rename one."

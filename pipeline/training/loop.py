@@ -146,10 +146,18 @@ def fit(module: nn.Module, train: Stream, validation: Stream, setting: Setting) 
         setting: All else.
 
     Raises:
-        TrainingError: The loss is not a number, or the validation split allows no metric.
+        TrainingError: The loss is not a number, the validation split allows no metric, or no batch
+            is full and the last is to be dropped.
         StoppedError: The process was asked to stop; a checkpoint is written.
         CheckpointError: A checkpoint cannot be written, or none of those there can be read.
     """
+    if not train.steps_per_epoch:
+        raise TrainingError(
+            "train.last_batch",
+            f"drops all of an epoch: {train.rows} train rows do not fill a batch of "
+            f"{setting.settings.rows_per_batch}",
+            "Lower train.rows_per_batch, or set last_batch: keep.",
+        )
     device = setting.ranks.device
     watch = Watch(setting.settings.hang_seconds)
     with (

@@ -79,5 +79,7 @@ class Meter:
         names = METRICS[self._task]
         if rows is None or not len(rows):
             return Metrics(values=dict.fromkeys(names, math.nan), rows=0)
+        if rows.isnan().any():  # ranks and classes of what is no number would look like figures
+            return Metrics(values=dict.fromkeys(names, math.nan), rows=len(rows))
         values = {metric.name: metric.measure(rows) for metric in TASKS[self._task].metrics}
         return Metrics(values=values, rows=len(rows))

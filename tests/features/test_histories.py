@@ -348,6 +348,9 @@ def test_a_history_that_looks_ahead_or_does_not_fit_is_named(
         (total(how="mean", of=None), "`of` is missing: mean of what"),
         (total(over="5 lightyears"), "'5 lightyears' is no time"),
         (total(over="0 rows"), "holds no event"),
+        (total(over=f"{2**31} rows"), "is more than 2,147,483,647 rows"),
+        ({**HISTORY, "lags": {"far": {"of": "id", "rows": 2**31}}}, "less than or equal to 21474"),
+        ({**HISTORY, "sequences": {"s": {"of": "id", "rows": 2**31}}}, "less than or equal to 2"),
         (total(over=2.5), "no whole number"),
         (total(over=2**62), "no whole number below"),
         ({**HISTORY, "aggregates": {}}, "no output"),
@@ -377,6 +380,11 @@ def test_names_of_columns_are_checked_with_the_whole_description(tmp_path: Path)
     other = {**HISTORY, "aggregates": {"b_total": {"how": "count"}}}
     with pytest.raises(ConfigError, match=r"'a_b_total' exists already"):
         load({"a": other, "a_b": HISTORY})
+    by_total = {"by": "hash", "columns": ["h_total"], "validation": 0.1, "test": 0.1}
+    divided = load(
+        {"h": HISTORY}, **{"features.splits": by_total, "features.entities": ["h_total"]}
+    )
+    assert divided.features.entities == ("h_total",)
     columns = {**lakes.BASE["source"]["columns"], "place": {"type": "string", "sensitive": True}}
     hidden = {**HISTORY, "entity": ["id"], "aggregates": {"last": {"how": "last", "of": "place"}}}
     derive = {"again": "upper(h_last)"}

@@ -121,6 +121,29 @@ def test_a_wrong_label_split_or_name_is_named(
     assert where in caught.value.where
 
 
+TOTAL = {"entity": ["id"], "time": "id", "aggregates": {"n": {"how": "count"}}}
+
+
+@pytest.mark.parametrize(
+    ("column", "changes", "where"),
+    [
+        ("Late", {}, "features.label.name 'late'"),
+        ("Split", {}, "a split's name 'split'"),
+        ("Day", {}, "features.derive.day"),
+        ("H_N", {"histories": {"h": TOTAL}}, "features.histories, column h_n"),
+    ],
+)
+def test_to_spark_a_name_in_capitals_is_the_same(
+    spark: SparkSession, column: str, changes: dict[str, Any], where: str
+) -> None:
+    """A new column `late` would take the place of the column `Late`."""
+    clean = examples.frame(spark, []).withColumnRenamed("amount", column)
+    how = examples.described(**{"numeric": {column: {}}, "derive": {"day": "id % 7"}, **changes})
+    with pytest.raises(SpecError) as caught:
+        prepared(clean, how)
+    assert caught.value.where == where
+
+
 JOIN: dict[str, Any] = {
     "path": "side",
     "on": {"delay": "delay"},

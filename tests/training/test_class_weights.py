@@ -91,6 +91,8 @@ def test_classes_are_named_as_yaml_reads_them(
         (None, {"1": -1}, "the weight of class '1' is -1, not a number above 0"),
         (None, {"1": 0}, "the weight of class '1' is 0, not a number above 0"),
         (None, {"1": float("inf")}, "the weight of class '1' is inf"),
+        (None, {"1": 10**400}, "the weight of class '1' is not between 1e-09 and"),
+        (None, {"1": 1e-50}, "the weight of class '1' is not between 1e-09 and"),
         (None, {"1": True}, "the weight of class '1' is True"),
         (None, {"1": 2, 1: 3}, "names a class twice: 1, 1"),
         (None, {"1": 2, "true": 3}, "1, true name a class twice"),

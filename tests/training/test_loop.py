@@ -300,6 +300,18 @@ def test_a_validation_split_of_one_class_is_an_error(
         run({**files, "validation": [str(tmp_path / "one.parquet")]}, tmp_path / "run")
 
 
+def test_an_epoch_without_a_full_batch_is_an_error_where_the_last_is_dropped(
+    files: dict[str, list[str]], tmp_path: Path
+) -> None:
+    setting = setting_of(tmp_path, Interrupting(), rows_per_batch=1_001, last_batch="drop")
+    with (
+        streams(files) as (_, validation),
+        Stream(files["train"], layout_of(SPEC), rows_per_batch=1_001, drop_last=True) as train,
+        pytest.raises(TrainingError, match="1000 train rows do not fill a batch of 1001"),
+    ):
+        fit(network(), train, validation, setting)
+
+
 def test_without_a_terminal_each_epoch_is_one_line(
     files: dict[str, list[str]], tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from sklearn import metrics as sk
 from pipeline.config import TaskName
 from pipeline.training.metrics import Meter, is_better
 from pipeline.training.tasks import TASKS
+from pipeline.training.tasks.multiclass import f1
 
 # Few values, so that ties are frequent; large ones, which float32 probabilities would tie.
 predictions = st.lists(
@@ -46,7 +47,7 @@ def test_metrics_are_exact_however_rows_are_batched(
     signs = np.where(labels, -1.0, 1.0)
     assert metrics.rows == len(rows)
     assert metrics.values["auroc"] == pytest.approx(
-        pairs_won(logits, labels), abs=1e-6, nan_ok=True
+        pairs_won(logits, labels), abs=1e-12, nan_ok=True
     )
     expected = np.logaddexp(0, signs * np.array(logits)).mean()
     assert metrics.values["log_loss"] == pytest.approx(expected, rel=1e-12)
@@ -59,6 +60,34 @@ def test_no_rows_give_no_figures() -> None:
     assert metrics.rows == 0
     assert math.isnan(metrics.values["auroc"])
     assert math.isnan(metrics.values["log_loss"])
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_outputs_that_are_no_numbers_give_no_figures(task: TaskName) -> None:
+    """Ranks and most probable classes of NaN would look as good as any."""
+    definition, loss = TASKS[task], next(iter(TASKS[task].losses))
+    outputs = torch.zeros(4, 2 if task == "multiclass" else 1, dtype=torch.float64)
+    truth = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(4, -1)
+    if task == "reconstruction":
+        outputs = torch.zeros(4, 3, dtype=torch.float64)
+    elif task in ("binary", "multiclass"):
+        truth = truth[:, 0]
+    for broken in (False, True):
+        meter = Meter(task)
+        outputs[2] = math.nan if broken else 0
+        meter.update(definition.evidence(loss, outputs, truth))
+        metrics = meter.compute()
+        assert metrics.rows == 4
+        assert all(map(math.isnan, metrics.values.values())) == broken
+
+
+def test_f1_of_a_million_classes() -> None:
+    """A count for each pair of classes would take 8 TB."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 1_000_000, 200)
+    said = np.where(random.random(200) < 0.7, labels, random.integers(0, 1_000_000, 200))
+    rows = torch.tensor(np.stack([np.zeros(200), said, labels], axis=1))
+    assert f1(rows) == pytest.approx(sk.f1_score(labels, said, average="macro"), abs=1e-12)
 
 
 CLASSES = 4
@@ -88,12 +117,12 @@ def test_metrics_of_every_task_are_scikit_learns(rows: int, size: int, seed: int
     assert found["accuracy"] == pytest.approx(np.mean(exact.argmax(1) == of_class))
     assert found["log_loss"] == pytest.approx(-np.log(shares[np.arange(rows), of_class]).mean())
     assert found["f1"] == pytest.approx(
-        sk.f1_score(of_class, exact.argmax(1), average="macro"), abs=1e-6
+        sk.f1_score(of_class, exact.argmax(1), average="macro"), abs=1e-12
     )
     found = measured("multilabel", several, flags)
     assert found["accuracy"] == pytest.approx(np.mean((exact > 0) == (flags > 0.5)))
     if (flags.min(0) < flags.max(0)).all():
-        assert found["auroc"] == pytest.approx(sk.roc_auc_score(flags, exact), abs=1e-6)
+        assert found["auroc"] == pytest.approx(sk.roc_auc_score(flags, exact), abs=1e-12)
     found = measured("regression", several[:, :1], values)
     guess, truth = exact[:, 0], values.astype(np.float64)
     assert found["rmse"] == pytest.approx(sk.root_mean_squared_error(truth, guess))

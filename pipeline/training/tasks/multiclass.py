@@ -47,13 +47,17 @@ def log_loss(rows: Tensor) -> float:
 
 def f1(rows: Tensor) -> float:
     """F1, the mean over the classes that occur."""
-    # It takes seconds to import, and scoring measures nothing.
-    from torchmetrics.functional.classification import multiclass_f1_score
+    import torch
 
-    _, predicted, labels = rows.T
-    classes = int(max(predicted.max(), labels.max())) + 1
-    counted = max(2, classes)
-    return float(multiclass_f1_score(predicted.long(), labels.long(), counted, average="macro"))
+    # Counted class by class: torchmetrics has a count for each pair, 80 GB of 100,000 classes.
+    predicted, labels = rows.T[1:].long()
+    classes = int(torch.maximum(predicted, labels).max()) + 1
+    right, said, came = (
+        torch.bincount(each, minlength=classes).double()
+        for each in (labels[predicted == labels], predicted, labels)
+    )
+    occurs = said + came > 0
+    return float((2 * right[occurs] / (said + came)[occurs]).mean())
 
 
 class Multiclass(Task):
