@@ -276,11 +276,7 @@ CORRECTION = (
     [{**CORRECTED, "amount": 1e3, "version": 2}],
     {"2013-02", "2013-03", "2013-04"},
 )
-CAME = (
-    "came",
-    [row for _, rows, _ in (NEW_MONTH, LATE, ALONE) for row in rows],
-    NEW_MONTH[2] | LATE[2],
-)
+CAME = ("came", [*NEW_MONTH[1], *ALONE[1]], NEW_MONTH[2])
 
 
 @pytest.mark.parametrize(
