@@ -276,16 +276,15 @@ CORRECTION = (
     [{**CORRECTED, "amount": 1e3, "version": 2}],
     {"2013-02", "2013-03", "2013-04"},
 )
-CAME = ("came", [*NEW_MONTH[1], *ALONE[1]], NEW_MONTH[2])
 
 
 @pytest.mark.parametrize(
     "steps",
     [
-        [CAME, CORRECTION],
+        [NEW_MONTH, CORRECTION],
         pytest.param([NEW_MONTH, LATE, ALONE, CORRECTION], marks=pytest.mark.long),
     ],
-    ids=["together", "one by one"],
+    ids=["new and corrected", "all"],
 )
 def test_an_increment_gives_the_labels_of_a_full_run(
     spark: SparkSession, tmp_path: Path, steps: list[tuple[str, list[dict[str, Any]], set[str]]]
