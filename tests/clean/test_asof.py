@@ -193,6 +193,8 @@ def test_rows_that_cannot_match_are_spread_over_the_tasks(spark: SparkSession) -
         F.lit(None).cast("string").alias("place"), F.lit(1).alias("number"), F.lit(1).alias("at"),
         "id",
     )  # fmt: skip
+    partitions = str(spark.conf.get("spark.sql.shuffle.partitions"))
+    spark.conf.set("spark.sql.shuffle.partitions", "8")
     spark.conf.set("spark.sql.adaptive.enabled", "false")  # it would merge the small partitions
     try:
         joined = joined_as_of(left, right(spark, [("a", 1, 1, 1)], join), join, join.asof)
@@ -202,6 +204,7 @@ def test_rows_that_cannot_match_are_spread_over_the_tasks(spark: SparkSession) -
         found = shares.collect()
     finally:
         spark.conf.unset("spark.sql.adaptive.enabled")
+        spark.conf.set("spark.sql.shuffle.partitions", partitions)
     assert (sum(row["rows"] for row in found), sum(row["priced"] for row in found)) == (2_000, 0)
     assert max(row["rows"] for row in found) < 500
 

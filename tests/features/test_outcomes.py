@@ -266,21 +266,29 @@ CHANGES: dict[str, Any] = {
     "train.model": {"family": "mlp"},
 }
 CORRECTED = next(row for row in shop_rows(300, 30, 3) if row["who"] == "b")
-STEPS = [
-    # Of the months before, the last reaches into the new one.
-    ("new_month", shop_rows(500, 30, 5), {"2013-04"}),
-    # No later than 110 after it, histories see it; no earlier than 130 before, outcomes.
-    ("late", shop_rows(150, 1, 1, "a", t=159), {"2013-01", "2013-02"}),
-    ("alone", shop_rows(600, 3, 2, "z", t=299), set[str]()),
-    (
-        "corrected",
-        [{**CORRECTED, "amount": 1e3, "version": 2}],
-        {"2013-02", "2013-03", "2013-04"},
-    ),
-]
+NEW_MONTH = ("new_month", shop_rows(500, 30, 5), {"2013-04"})
+"""Of the months before, the last reaches into the new one."""
+LATE = ("late", shop_rows(150, 1, 1, "a", t=159), {"2013-01", "2013-02"})
+"""No later than 110 after it, histories see it; no earlier than 130 before, outcomes."""
+ALONE = ("alone", shop_rows(600, 3, 2, "z", t=299), set[str]())
+CORRECTION = (
+    "corrected",
+    [{**CORRECTED, "amount": 1e3, "version": 2}],
+    {"2013-02", "2013-03", "2013-04"},
+)
 
 
-def test_an_increment_gives_the_labels_of_a_full_run(spark: SparkSession, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [NEW_MONTH, CORRECTION],
+        pytest.param([NEW_MONTH, LATE, ALONE, CORRECTION], marks=pytest.mark.long),
+    ],
+    ids=["new and corrected", "all"],
+)
+def test_an_increment_gives_the_labels_of_a_full_run(
+    spark: SparkSession, tmp_path: Path, steps: list[tuple[str, list[dict[str, Any]], set[str]]]
+) -> None:
     for month in (1, 2, 3, 4):
         rows = shop_rows(100 * month, 30, month)
         lakes.write_raw(tmp_path / "raw" / f"{month}.parquet", rows, SHOPS)
@@ -292,7 +300,7 @@ def test_an_increment_gives_the_labels_of_a_full_run(spark: SparkSession, tmp_pa
     assert local is not None
     assert local.spark_only is None
     assert local.given.names == ["h_mean"], "no label, and nothing that labels are made of"
-    for name, rows, remade in STEPS:
+    for name, rows, remade in steps:
         before = by_period(lake, spec)
         lakes.write_raw(tmp_path / "raw" / f"{name}.parquet", rows, SHOPS)
         clean_increment(spark, pipeline, lake)

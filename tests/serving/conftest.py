@@ -1,25 +1,28 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
 
 from pipeline.lake import Lake
-from pipeline.operate.walk import STAGES
+from pipeline.scoring.stage import score
 from pipeline.serving.scorer import Scorer
-from tests.flights import small_pipeline, small_raw
+from tests.flights import small_pipeline
+from tests.once import made_once
 
 
 @pytest.fixture(scope="session")
-def scored(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def scored(
+    request: pytest.FixtureRequest, trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A small lake with a registered model and its predictions."""
-    root = tmp_path_factory.mktemp("served")
-    small_raw(root)
-    pipeline = small_pipeline(root)
-    for stage in ("clean", "featurize", "train", "score"):
-        STAGES[stage](spark, pipeline, Lake(root))
-    return root
+
+    def make(root: Path) -> None:
+        shutil.copytree(trained, root, dirs_exist_ok=True)
+        score(request.getfixturevalue("spark"), small_pipeline(root), Lake(root))
+
+    return made_once(tmp_path_factory, "scored", make)
 
 
 @pytest.fixture(scope="session")
