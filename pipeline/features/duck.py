@@ -59,6 +59,11 @@ def _arguments(node: exp.Expression) -> list[Any]:
     return [each for each in listed if isinstance(each, exp.Expression)]
 
 
+def _refused(*_: str) -> str:
+    # The two agree on most values, so that the rows of a proof may not show it.
+    raise UntranslatableError("differs for some values")
+
+
 _RULES: Mapping[str, Callable[..., str]] = {
     # Never negative, unlike %.
     "pmod": lambda a, b: (
@@ -70,9 +75,18 @@ _RULES: Mapping[str, Callable[..., str]] = {
     # From 0 on; null where there is none.
     "get": lambda array, at: f"(CASE WHEN ({at}) >= 0 THEN ({array})[({at}) + 1] END)",
     "Format": lambda form, *values: f"printf({', '.join((form, *values))})",
+    # False for null.
+    "IsNan": lambda x: f"coalesce(isnan({x}), false)",
+    # 2.675 is 2.68 to two places, by its decimal digits, and 2.67 by its binary ones.
+    "Round": lambda x, *places: _refused() if places else f"round({x})",
+    # Null where bits are lost or the number is negative, not what is left.
+    "BitwiseLeftShift": _refused,
+    # Months that begin, not whole ones.
+    "TimestampDiff": _refused,
     "isnull": lambda value: f"(({value}) IS NULL)",
     "isnotnull": lambda value: f"(({value}) IS NOT NULL)",
     # Null below the domain, not an infinity.
+    "Log": lambda base, x: f"(CASE WHEN ({x}) > 0 THEN log({base}, {x}) END)",
     "Ln": lambda x: f"(CASE WHEN ({x}) > 0 THEN ln({x}) END)",
     "log1p": lambda x: f"(CASE WHEN ({x}) > -1 THEN ln(1 + ({x})) END)",
 }

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -325,3 +326,18 @@ def test_a_missing_column_is_named() -> None:
     part = how.fitted(name, Measured(values={"values": 1}, words=(), rows=1, setting="x"))
     with pytest.raises(SpecError, match=r"^features, column x: is missing; there are f, i"):
         part.arrow({"f": pa.array([1.0]), "i": pa.array([1])})
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        ({"numeric": {"x": {"impute": float("nan")}}}, "finite"),
+        ({"numeric": {"x": {"impute": float("inf")}}}, "finite"),
+        ({"cyclic": {"x": {"period": float("inf")}}}, "finite"),
+        ({"categorical": {"s": {"encoding": "target", "smoothing": float("inf")}}}, "finite"),
+        ({"audio": {"sound": {"sample_rate": 8000, "frame_ms": 1e9}}}, "set a shorter one"),
+    ],
+)
+def test_numbers_that_no_feature_can_use_are_refused(section: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        described(section)

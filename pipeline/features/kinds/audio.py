@@ -34,6 +34,8 @@ from pipeline.features.kinds.values import Floats, rows_of
 from pipeline.settings import Positive
 
 Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LONGEST_FRAME = 2**20
+"""Samples: the bands are a matrix as long as a frame, made when the settings are read."""
 FRAMES = "frames"
 _FLOOR = float(np.log(LEAST_ENERGY))
 _EVEN = 1e-9
@@ -109,6 +111,11 @@ class Audio(FeatureSettings):
             raise ValueError(
                 f"frame_ms {self.frame_ms:g} and hop_ms {self.hop_ms:g} are {frames.length} and "
                 f"{frames.hop} samples at {self.sample_rate} Hz; set longer ones"
+            )
+        if frames.length > _LONGEST_FRAME:
+            raise ValueError(
+                f"frame_ms {self.frame_ms:g} is {frames.length} samples at {self.sample_rate} Hz, "
+                f"over {_LONGEST_FRAME}; set a shorter one"
             )
         empty = int((triangles(frames).max(axis=1) == 0).sum())
         if empty:

@@ -59,7 +59,7 @@ class Categorical(FeatureSettings):
     """Categories seen less often among the training rows count as never seen; not for `hash`."""
     buckets: Buckets = 1_000
     """For `hash`: ids that words are hashed to, 0 for missing ones included."""
-    smoothing: Annotated[float, Field(gt=0)] = 20.0
+    smoothing: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 20.0
     """For `target`: rows of the overall mean that are added to each category's own."""
     folds: Annotated[int, Field(ge=2, le=20)] = 5
     """For `target`: parts of the train split, by a hash of `features.keys`."""

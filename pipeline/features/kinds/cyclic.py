@@ -20,7 +20,7 @@ from pipeline.features.kinds.values import floats, number_of, numbers_in, rows_o
 class Cyclic(FeatureSettings):
     """A number on a circle, such as the time of day, as its sine and cosine."""
 
-    period: float = Field(gt=0)
+    period: float = Field(gt=0, allow_inf_nan=False)
 
     @property
     def form(self) -> type[FeatureColumn]:

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from pyspark.sql import Column
 from pyspark.sql import functions as F
 
@@ -47,7 +47,7 @@ class Numeric(FeatureSettings):
     """See `pipeline/features/kinds/scales.py`, a class each with its formula."""
     indicator: bool = False
     """Adds a column that is 1 where the value is missing."""
-    impute: Literal["mean", "median"] | float | None = None
+    impute: Literal["mean", "median"] | FiniteFloat | None = None
     """What a missing value becomes before scaling: the train split's mean or median, or a number.
     By default it becomes 0 after scaling."""
 
