@@ -25,7 +25,6 @@ from pipeline.features.kinds.values import (
     LARGEST_FLOAT,
     floats,
     limited,
-    limited_floats,
     number_of,
     numbers_in,
     rows_of,
@@ -117,9 +116,9 @@ class FittedNumber(Fitted):
         value = numbers_in(rows_of(rows, self.column))
         missing = np.isnan(value)
         known = value if self.fill is None else np.where(missing, self.fill, value)
-        scaled = limited_floats(self.scale.arrow(known), -LARGEST_FLOAT, LARGEST_FLOAT)
-        scaled = floats(np.where(np.isnan(scaled), 0.0, scaled))
-        return (scaled, floats(missing)) if self.indicator else (scaled,)
+        scaled = np.clip(self.scale.arrow(known), -LARGEST_FLOAT, LARGEST_FLOAT)
+        made = floats(scaled, missing=0.0)
+        return (made, floats(missing)) if self.indicator else (made,)
 
 
 KIND = Kind(in_version_1=True, name="numeric", settings=Numeric, fitted=FittedNumber, need=A_NUMBER)

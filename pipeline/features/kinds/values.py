@@ -46,12 +46,15 @@ def numbers_in(values: pa.Array) -> Floats:
     elif pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind):
         numbers = pc.cast(values, pa.float64(), safe=False)
         found = np.asarray(numbers.to_numpy(zero_copy_only=False), float)
+        if not pa.types.is_floating(kind):
+            return found  # all of them are held
     else:
         raise SpecError(
             "features", f"a column of type {kind} holds no numbers", "Give numbers or booleans."
         )
     with np.errstate(invalid="ignore"):
-        return np.where(np.abs(found) < LARGEST_FLOAT, found, np.nan)
+        held = np.abs(found) < LARGEST_FLOAT
+    return found if held.all() else np.where(held, found, np.nan)
 
 
 def limited(value: Column, low: float, high: float) -> Column:
@@ -64,10 +67,18 @@ def limited_floats(values: Floats, low: float, high: float) -> Floats:
     return np.where(values < low, low, np.where(values > high, high, values))
 
 
-def floats(values: npt.NDArray[Any]) -> pa.Array:
-    """Doubles as the `float` column that Spark's cast makes of them."""
+def floats(values: npt.NDArray[Any], missing: float | None = None) -> pa.Array:
+    """Doubles as the `float` column that Spark's cast makes of them.
+
+    Args:
+        values: [rows].
+        missing: What stands where a value is NaN; by default that stays.
+    """
     with np.errstate(over="ignore"):
-        return pa.array(values.astype(np.float32))
+        narrow = values.astype(np.float32)
+    if missing is not None:
+        narrow[np.isnan(narrow)] = missing
+    return pa.array(narrow)
 
 
 def texts_in(values: pa.Array, column: str) -> pa.Array:
