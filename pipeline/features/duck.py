@@ -11,22 +11,47 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from pyspark.sql.types import DataType, FractionalType, StringType
 from sqlglot import ErrorLevel, exp, parse_one
 from sqlglot.errors import SqlglotError
+
+from pipeline.features.casing import LOWER, UPPER
+
+_WHOLE = r"[+-]?[0-9]+"
+_FRACTION = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:nan|[+-]?inf(inity)?)"
+_BLANKS = "".join(map(chr, range(1, 33)))
 
 
 class UntranslatableError(ValueError):
     """An expression that has no counterpart."""
 
 
-def translated(text: str) -> str:
+TypeOf = Callable[[str], DataType | None]
+"""From a Spark SQL expression to its type; None where that is not known."""
+
+
+def translated(text: str, type_of: TypeOf = lambda _: None) -> str:
     """A Spark SQL expression in DuckDB's SQL; null where evaluating it is an error.
+
+    Args:
+        text: The expression.
+        type_of: Tells the type of a part of it.
 
     Raises:
         UntranslatableError: It cannot be parsed, or holds what DuckDB has no name for.
     """
     try:
-        tree = parse_one(text, read="spark").transform(_rewritten)
+        tree = parse_one(text, read="spark")
+        casts = [*tree.find_all(exp.Cast)]  # `try_cast` is one, too
+        kinds = [type_of(node.this.sql("spark")) for node in casts]
+        for each, kind in reversed([*zip(casts, kinds, strict=True)]):  # from within
+            each.set("this", _cast_operand(each, kind))
+        for node in reversed([*tree.walk()]):
+            made = _rewritten(cast("exp.Expression", node))
+            if node is tree:
+                tree = made
+            elif made is not node:
+                node.replace(made)
         # An approximation would be used silently: it is refused instead.
         return f"try({tree.sql('duckdb', unsupported_level=ErrorLevel.RAISE)})"
     except SqlglotError as error:
@@ -52,6 +77,27 @@ def _rewritten(node: exp.Expression) -> exp.Expression:
     return cast("exp.Expression", made)
 
 
+def _cast_operand(node: exp.Cast, kind: DataType | None) -> exp.Expression:
+    """What a cast is given, so that DuckDB makes of it what Spark does.
+
+    Spark cuts decimals off, where DuckDB rounds; of text it takes whole numbers only as such, and
+    of fractions the forms that Java knows.
+    """
+    given = node.this
+    if not node.is_type(*exp.DataType.INTEGER_TYPES, "float", "double"):
+        return cast("exp.Expression", given)
+    if kind is None:
+        raise UntranslatableError(f"{given.sql('spark')} has no type that is known")
+    whole = node.is_type(*exp.DataType.INTEGER_TYPES)
+    if isinstance(kind, StringType):
+        form = _WHOLE if whole else _FRACTION
+        text = exp.func("trim", given.copy(), exp.Literal.string(_BLANKS), dialect="duckdb")
+        return exp.case().when(exp.func("regexp_full_match", text, exp.Literal.string(form)), text)
+    if whole and isinstance(kind, FractionalType):
+        return cast("exp.Expression", exp.func("trunc", given))
+    return cast("exp.Expression", given)
+
+
 def _arguments(node: exp.Expression) -> list[Any]:
     listed: list[Any] = []
     for value in node.args.values():
@@ -62,6 +108,10 @@ def _arguments(node: exp.Expression) -> list[Any]:
 def _refused(*_: str) -> str:
     # The two agree on most values, so that the rows of a proof may not show it.
     raise UntranslatableError("differs for some values")
+
+
+def _whole(made: str, x: str) -> str:
+    return f"(CASE WHEN isnan(CAST({x} AS DOUBLE)) THEN 0 ELSE TRY_CAST({made} AS BIGINT) END)"
 
 
 _RULES: Mapping[str, Callable[..., str]] = {
@@ -75,6 +125,14 @@ _RULES: Mapping[str, Callable[..., str]] = {
     # From 0 on; null where there is none.
     "get": lambda array, at: f"(CASE WHEN ({at}) >= 0 THEN ({array})[({at}) + 1] END)",
     "Format": lambda form, *values: f"printf({', '.join((form, *values))})",
+    # As Unicode has it, which DuckDB does not for one letter that becomes several: see `casing.py`.
+    "Upper": lambda text: f"{UPPER}({text})",
+    "Lower": lambda text: f"{LOWER}({text})",
+    # Whole numbers of 64 bits; of NaN, Java makes 0.
+    "Floor": lambda x: _whole(f"floor({x})", x),
+    "Ceil": lambda x: _whole(f"ceil({x})", x),
+    # NaN for NaN.
+    "Sign": lambda x: f"(CASE WHEN isnan(CAST({x} AS DOUBLE)) THEN {x} ELSE sign({x}) END)",
     # False for null.
     "IsNan": lambda x: f"coalesce(isnan({x}), false)",
     # 2.675 is 2.68 to two places, by its decimal digits, and 2.67 by its binary ones.

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.errors import RowError, SpecError
 from pipeline.features.arrow import features_of
+from pipeline.features.casing import add_casing
 from pipeline.features.few_rows import FewRows, quoted
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake.schema import from_delta, to_delta
@@ -158,6 +159,7 @@ def opened_engine() -> duckdb.DuckDBPyConnection:
             "autoinstall_known_extensions": False,
         }
     )
+    add_casing(engine)
     engine.execute("SET TimeZone = 'UTC'")
     engine.execute("SET lock_configuration = true")
     return engine

@@ -1,26 +1,26 @@
 """The proof that Spark and the local transform make the same features, on the pipeline's own rows.
 
-About 10,000 rows by a hash of their keys, and strange ones: of each column that features are made
-of, its least and its greatest value, and null where it occurs, each in a few rows. Derived
-columns are compared one by one, each over Spark's values of those before, so that the first that
-differs is named with a row: bit for bit, and doubles within `DOUBLE_ULPS`; then the features, each
-within what its kind states.
+About 10,000 rows by a hash of their keys, and strange ones: see `strange.py`. Derived columns are
+compared one by one, each over Spark's values of those before, so that the first that differs is
+named with a row: bit for bit, and doubles within `DOUBLE_ULPS`; then the features, each within what
+its kind states.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from pyspark.sql.types import AtomicType
+from pyspark.sql.types import DataType
 
 from pipeline.errors import LakestormError
 from pipeline.features.agreement import apart, unlike_rows
@@ -29,6 +29,7 @@ from pipeline.features.few_rows import MOST_ROWS, quoted
 from pipeline.features.local import Local, LocalTransform, opened_engine
 from pipeline.features.prepared import ABSENT, SPLIT, TRAIN, prepared
 from pipeline.features.spec import FeatureSpec
+from pipeline.features.strange import strange_rows
 from pipeline.features.transform import features
 from pipeline.features.vocabularies import load, words_of
 from pipeline.lake import Lake
@@ -39,12 +40,10 @@ log = logging.getLogger(__name__)
 SAMPLE_ROWS = 10_000
 DOUBLE_ULPS = 4
 """How far derived doubles may lie apart: a float, which they become, has 2^29 of their units."""
-STRANGE_ROWS = 3
 FEW_TIMES = 20
 """So many times as many rows as are taken alone are compared with the same ones at once."""
 LOCAL_WORDS = 1_000_000
 """Words of a vocabulary that a process holds in memory, and looks up for a row."""
-_WHICH = "_which"
 _GIVEN = "_given"
 
 
@@ -92,7 +91,8 @@ def _looked_at(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Lo
     derive = needed_expressions(spec)
     frame = prepared(clean, spec)
     reads = {column for part in spec.parts for column in part.reads}
-    used = {*reads, *(word for text in derive.values() for word in names_in(text))}
+    read = {word for text in derive.values() for word in names_in(text)}
+    used = reads | read
     ours = {SPLIT, ABSENT, *spec.label_columns, *derive}
     given = [name for name in frame.columns if name in used and name not in ours]
     schema = from_spark(frame.select(*given, *derive).schema)
@@ -103,10 +103,10 @@ def _looked_at(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Lo
     expressions: dict[str, str] = {}
     for name, text in derive.items():
         try:
-            expressions[name] = translated(text)
+            expressions[name] = translated(text, partial(_type_of, frame))
         except UntranslatableError as error:
             return Local.of(schema, {}, rows=0, spark_only=f"derive.{name}: {text!r}: {error}")
-    sample = _sample(clean, rows, spec, given)
+    sample = _sample(clean, rows, spec, given, read)
     kept = prepared(sample, spec).withColumn(_GIVEN, F.struct(*given, *derive))
     find = partial(words_of, clean.sparkSession, lake)
     made = features(kept, spec, words_of=find, beside=(_GIVEN,))
@@ -123,6 +123,14 @@ def _looked_at(clean: DataFrame, rows: int, spec: FeatureSpec, lake: Lake) -> Lo
     return local.model_copy(update={"spark_only": reason, "ulps": ulps})
 
 
+def _type_of(frame: DataFrame, text: str) -> DataType | None:
+    """The type of an expression over a frame; None where it is none."""
+    try:
+        return frame.select(F.expr(text)).schema[0].dataType
+    except AnalysisException:
+        return None
+
+
 def needed_expressions(spec: FeatureSpec) -> dict[str, str]:
     """The derived columns that features are made of, directly or through others, in order."""
     needed = {column for part in spec.parts for column in part.reads}
@@ -134,43 +142,17 @@ def needed_expressions(spec: FeatureSpec) -> dict[str, str]:
     return dict(reversed(chosen.items()))
 
 
-def _sample(clean: DataFrame, rows: int, spec: FeatureSpec, given: Sequence[str]) -> DataFrame:
+def _sample(
+    clean: DataFrame, rows: int, spec: FeatureSpec, given: Sequence[str], read: Collection[str]
+) -> DataFrame:
     """Rows by a hash of their keys, and strange ones.
 
     Columns of histories come out as of the sample alone: here they are as good as any others.
     """
     every = max(1, rows // SAMPLE_ROWS)
     sampled = clean.where(F.pmod(F.xxhash64(*spec.keys), F.lit(every)) == 0)
-    return sampled.unionByName(_strange(clean, [name for name in given if name in clean.columns]))
-
-
-def _strange(clean: DataFrame, columns: Sequence[str]) -> DataFrame:
-    """A few rows, again and again, each time with one column at its least or greatest, or null.
-
-    Null only where the column has nulls. Finding whole rows with these values took ten times as
-    long as finding the values.
-    """
-    types = {field.name: field.dataType for field in clean.schema}
-    ordered = [c for c in columns if isinstance(types[c], AtomicType)]
-    measures = [F.min(c).alias(f"least {c}") for c in ordered]
-    measures += [F.max(c).alias(f"greatest {c}") for c in ordered]
-    measures += [F.count_if(F.col(c).isNull()).alias(f"nulls {c}") for c in columns]
-    found = clean.agg(*measures).head() if measures else None
-    if found is None:
-        return clean.limit(0)
-    values = [(c, found[f"{end} {c}"]) for c in ordered for end in ("least", "greatest")]
-    values += [(c, None) for c in columns if found[f"nulls {c}"]]
-    which = F.explode(F.sequence(F.lit(0), F.lit(len(values))))
-    rows = clean.limit(STRANGE_ROWS).withColumn(_WHICH, which)
-    changed = {}
-    for name in columns:
-        value = F.col(name)
-        for place, (column, extreme) in enumerate(values):
-            if column == name:
-                other = F.lit(extreme).cast(types[name])
-                value = F.when(F.col(_WHICH) == place, other).otherwise(value)
-        changed[name] = value
-    return rows.withColumns(changed).drop(_WHICH)
+    columns = [name for name in given if name in clean.columns]
+    return sampled.unionByName(strange_rows(clean, columns, read))
 
 
 def _difference(
