@@ -1,9 +1,10 @@
 """Rows with strange values: on these two engines differ that agree on all others.
 
 Of each column that features are made of, its least and its greatest value, and null where it
-occurs. Of columns that derived ones read, also values at which functions of one name part ways,
-whether the pipeline's rows hold them or not: rows that come later may. A number halfway between two
-is rounded to even, away from zero or cut off; text is a number to one engine and not to the other.
+occurs. Of columns that derived ones read, also null and values at which functions of one name part
+ways, whether the pipeline's rows hold them or not: rows that come later may. A number halfway
+between two is rounded to even, away from zero or cut off; text is a number to one engine and not to
+the other.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def strange_rows(
 ) -> DataFrame:
     """A few rows, again and again, each time with one column at a strange value.
 
-    Null only where the column has nulls. Finding whole rows with these values took ten times as
-    long as finding the values.
+    Some kinds refuse null: it is tried where a column has nulls, or a derived one reads it. Finding
+    whole rows with these values took ten times as long as finding the values.
 
     Args:
         clean: The rows.
@@ -91,4 +92,5 @@ def strange_rows(
 
 
 def _edges(kind: DataType) -> tuple[Any, ...]:
-    return next((edges for each, edges in EDGES.items() if isinstance(kind, each)), ())
+    found = (edges for each, edges in EDGES.items() if isinstance(kind, each))
+    return next(((None, *edges) for edges in found), ())

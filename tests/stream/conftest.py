@@ -21,8 +21,13 @@ def no_thread_is_left():
 
 
 def stream_threads() -> set[threading.Thread]:
-    """Threads of Spark's driver live as long as the session; the stream's may not."""
-    return {thread for thread in threading.enumerate() if not _is_sparks(thread)}
+    """Threads of Spark's driver live as long as the session; the stream's may not.
+
+    A dummy stands for a thread that Python did not start, such as one of Arrow's that called Python
+    once: it may be gone at any time.
+    """
+    started = (each for each in threading.enumerate() if not each.name.startswith("Dummy-"))
+    return {thread for thread in started if not _is_sparks(thread)}
 
 
 def _is_sparks(thread: threading.Thread) -> bool:
