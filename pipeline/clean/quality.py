@@ -212,6 +212,6 @@ def _reasons(columns: Mapping[str, ContractColumn], rules: Mapping[str, Rule]) -
         "malformed",
         *(f"cast:{name}" for name in columns),
         *(f"required:{name}" for name, column in columns.items() if column.required),
-        *(rule_reason(n) for n, rule in rules.items() if rule.consequence.verdict != CLEAN),
+        *(rule_reason(n) for n, rule in rules.items() if rule.consequence.takes_rows_out),
         DUPLICATE,
     ]

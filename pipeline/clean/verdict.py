@@ -48,7 +48,7 @@ def with_verdict(frame: DataFrame, rules: Mapping[str, Rule]) -> DataFrame:
         that drops it, so that counts by reason add up to the rows dropped.
     """
     goes_to = {name: rule.consequence.verdict for name, rule in rules.items()}
-    rejecting = [name for name, verdict in goes_to.items() if verdict != CLEAN]
+    rejecting = [name for name, rule in rules.items() if rule.consequence.takes_rows_out]
     failed = reasons_of({rule_reason(n): F.col(fails_column(n)) for n in rejecting})
     quarantined = F.size(REASONS) > 0
     for name in rejecting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
@@ -90,9 +91,16 @@ class Pipeline(Settings):
         column = self.column_of(name)
         return column is not None and column.sensitive
 
-    def is_sensitive_feature(self, name: str) -> bool:
-        """Whether a column that features are made of is sensitive, or derived from one that is."""
-        made = {**history_texts(self.features.histories), **self.features.derive}
+    def is_sensitive_feature(self, name: str, older: Mapping[str, str] | None = None) -> bool:
+        """Whether a column that features are made of is sensitive, or derived from one that is.
+
+        Args:
+            name: The column.
+            older: Column to the expression by which a model's spec makes it, where that may be
+                another one than this description has.
+        """
+        own = {**history_texts(self.features.histories), **self.features.derive}
+        made = {**own, **(older or {})}
         names, seen = {name}, set[str]()
         while names - seen:
             new = names - seen

@@ -138,7 +138,7 @@ class TableRule(Settings):
             found = f"{' and '.join(named)} are named" if named else "none is named"
             raise ValueError(f"a rule has one kind, and {found}; kinds: {', '.join(kinds)}")
         if self.takes_rows_out and self.kind not in self.of_rows:
-            others = [name for name, action in ACTIONS.items() if action.verdict == "clean"]
+            others = [name for name, action in ACTIONS.items() if not action.takes_rows_out]
             raise ValueError(
                 f"action {self.action}: {self.kind} is about the whole table, and no single row is "
                 f"at fault; choose {' or '.join(others)}"
@@ -164,7 +164,7 @@ class TableRule(Settings):
     @property
     def takes_rows_out(self) -> bool:
         """Whether rows at fault are not accepted."""
-        return self.consequence.verdict != "clean"
+        return self.consequence.takes_rows_out
 
 
 def require_rules_fit(

@@ -27,12 +27,17 @@ def unlike_rows(one: pa.ChunkedArray, other: pa.ChunkedArray, ulps: int = 0) -> 
 
 
 def _unlike_lists(left: pa.ListArray, right: pa.ListArray, ulps: int) -> Rows:
-    lengths = [np.array(each.value_lengths().fill_null(-1)) for each in (left, right)]
+    lengths = _lengths(left, right)
     if (lengths[0] != lengths[1]).any():
         return np.flatnonzero(lengths[0] != lengths[1])
     differ = apart(left.flatten(), right.flatten()) > ulps
     # [values] -> [rows], by the row that each value belongs to
     return np.unique(np.repeat(np.arange(len(left)), np.maximum(lengths[0], 0))[differ])
+
+
+def _lengths(*lists: pa.ListArray) -> list[npt.NDArray[np.int32]]:
+    """The length of each list [rows]; -1 for null."""
+    return [np.array(each.value_lengths().fill_null(-1)) for each in lists]
 
 
 def apart(left: pa.Array, right: pa.Array) -> npt.NDArray[np.uint64]:
@@ -66,7 +71,7 @@ def greatest_difference(one: pa.ChunkedArray, other: pa.ChunkedArray) -> float |
     """
     left, right = one.combine_chunks(), other.combine_chunks()
     if pa.types.is_list(left.type):
-        lengths = [np.array(each.value_lengths().fill_null(-1)) for each in (left, right)]
+        lengths = _lengths(left, right)
         same = pa.array(lengths[0] == lengths[1])
         left, right = left.filter(same).flatten(), right.filter(same).flatten()
     if not pa.types.is_floating(left.type):

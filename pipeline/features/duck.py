@@ -110,7 +110,7 @@ def _refused(*_: str) -> str:
     raise UntranslatableError("differs for some values")
 
 
-def _whole(made: str, x: str) -> str:
+def _or_zero(made: str, x: str) -> str:
     return f"(CASE WHEN isnan(CAST({x} AS DOUBLE)) THEN 0 ELSE TRY_CAST({made} AS BIGINT) END)"
 
 
@@ -129,8 +129,8 @@ _RULES: Mapping[str, Callable[..., str]] = {
     "Upper": lambda text: f"{UPPER}({text})",
     "Lower": lambda text: f"{LOWER}({text})",
     # Whole numbers of 64 bits; of NaN, Java makes 0.
-    "Floor": lambda x: _whole(f"floor({x})", x),
-    "Ceil": lambda x: _whole(f"ceil({x})", x),
+    "Floor": lambda x: _or_zero(f"floor({x})", x),
+    "Ceil": lambda x: _or_zero(f"ceil({x})", x),
     # NaN for NaN.
     "Sign": lambda x: f"(CASE WHEN isnan(CAST({x} AS DOUBLE)) THEN {x} ELSE sign({x}) END)",
     # False for null.

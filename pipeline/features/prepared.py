@@ -10,6 +10,7 @@ from pyspark.sql import functions as F
 
 from pipeline.config import History, Label, LaterEvents, SpecSplits
 from pipeline.config.histories import history_columns
+from pipeline.config.label import SPLIT
 from pipeline.errors import SpecError
 from pipeline.expressions import is_taken
 from pipeline.features.derive import with_derived
@@ -31,7 +32,6 @@ __all__ = [
     "prepared",
 ]
 
-SPLIT = "split"
 ABSENT = "_absent"
 HIDDEN_LABEL = "_label"
 

@@ -80,14 +80,10 @@ def strange_rows(
     values += [(c, edge) for c in ordered if c in derived_from for edge in _edges(types[c])]
     which = F.explode(F.sequence(F.lit(0), F.lit(len(values))))
     rows = clean.limit(ROWS).withColumn(_WHICH, which)
-    changed = {}
-    for name in columns:
-        value = F.col(name)
-        for place, (column, extreme) in enumerate(values):
-            if column == name:
-                other = F.lit(extreme).try_cast(types[name])
-                value = F.when(F.col(_WHICH) == place, other).otherwise(value)
-        changed[name] = value
+    changed = {name: F.col(name) for name in columns}
+    for place, (name, strange) in enumerate(values):
+        other = F.lit(strange).try_cast(types[name])
+        changed[name] = F.when(F.col(_WHICH) == place, other).otherwise(changed[name])
     return rows.withColumns(changed).drop(_WHICH)
 
 

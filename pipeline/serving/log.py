@@ -31,7 +31,6 @@ import pyarrow.parquet as pq
 from pipeline.config import Pipeline
 from pipeline.config.histories import history_texts
 from pipeline.errors import EnvironmentFault, ModelError, RowError
-from pipeline.features.duck import names_in
 from pipeline.features.spec import FeatureSpec
 from pipeline.lake import Lake
 from pipeline.serving.scorer import Scorer
@@ -256,11 +255,8 @@ def sensitive_features(spec: FeatureSpec, pipeline: Pipeline) -> list[str]:
     """Columns of features that are made of a sensitive column, directly or through others."""
     made = {**history_texts(spec.histories), **spec.derive}
 
-    def is_sensitive(name: str, seen: frozenset[str] = frozenset()) -> bool:
-        if pipeline.is_sensitive_feature(name):
-            return True
-        below = names_in(made[name]) - seen if name in made else set()
-        return any(is_sensitive(each, seen | below | {name}) for each in below - {name})
+    def is_sensitive(name: str) -> bool:
+        return pipeline.is_sensitive_feature(name) or pipeline.is_sensitive_feature(name, made)
 
     return [
         name

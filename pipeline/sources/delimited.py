@@ -201,14 +201,13 @@ class Csv(TextFormat):
 
     def require_readable(self, files: Files, setting: str) -> None:
         """Refuses marks of several characters, of which Spark would take the first."""
-        self.require_text(files, setting)
+        super().require_readable(files, setting)
         for option in ("quote", "escape", "comment"):
             value = has_option(files, option)
             if value is not None and len(value) > 1 and value != "\\0":
                 raise ConfigError(
                     f"{setting}.options.{option}", f"is {value!r}", "Give it one character."
                 )
-        super().require_readable(files, setting)
 
     def open(self, _: SparkSession, files: Files, setting: str, storage: Storage) -> CsvFiles:
         """Finds the CSV files of a source."""

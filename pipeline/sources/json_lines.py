@@ -198,7 +198,7 @@ class Json(TextFormat):
 
     def require_readable(self, files: Files, setting: str) -> None:
         """Refuses what asks for the names of columns where no line tells them."""
-        self.require_text(files, setting)
+        super().require_readable(files, setting)
         if not _is_by_line(files) and (files.patterns or files.policies.new_column != "ignore"):
             raise ConfigError(
                 f"{setting}.options.multiLine",
@@ -211,7 +211,6 @@ class Json(TextFormat):
                 "is default: a line of JSON leaves out what is null, so what it lacks is not known",
                 "Write null, and coalesce where the column is used.",
             )
-        super().require_readable(files, setting)
 
     def open(self, spark: SparkSession, files: Files, setting: str, storage: Storage) -> JsonFiles:
         """Finds the JSON files of a source."""

@@ -40,8 +40,8 @@ class TextFormat(Format):
 
     by_block: ClassVar = True
 
-    def require_text(self, files: Files, setting: str) -> None:
-        """Refuses columns of a type that text cannot hold; raises ConfigError."""
+    def require_readable(self, files: Files, setting: str) -> None:
+        """Refuses columns of a type that text cannot hold, too."""
         for name, column in files.columns.items():
             if column.type == "binary":
                 raise ConfigError(
@@ -49,6 +49,7 @@ class TextFormat(Format):
                     f"is binary, and {self.name} files hold text",
                     "Read it as string, and derive the bytes by unbase64 or unhex.",
                 )
+        super().require_readable(files, setting)
 
 
 def compressed(*endings: str) -> tuple[str, ...]:

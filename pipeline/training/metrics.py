@@ -76,10 +76,9 @@ class Meter:
         """The metrics over all rows so far, of all ranks; every rank must ask."""
         own = torch.cat(self._parts) if self._parts else None
         rows = self._ranks.gather_rows(own)
-        names = METRICS[self._task]
-        if rows is None or not len(rows):
-            return Metrics(values=dict.fromkeys(names, math.nan), rows=0)
-        if rows.isnan().any():  # ranks and classes of what is no number would look like figures
-            return Metrics(values=dict.fromkeys(names, math.nan), rows=len(rows))
+        count = 0 if rows is None else len(rows)
+        # Ranks and classes of what is no number would look like figures.
+        if rows is None or not count or rows.isnan().any():
+            return Metrics(values=dict.fromkeys(METRICS[self._task], math.nan), rows=count)
         values = {metric.name: metric.measure(rows) for metric in TASKS[self._task].metrics}
-        return Metrics(values=values, rows=len(rows))
+        return Metrics(values=values, rows=count)

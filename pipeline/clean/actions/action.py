@@ -21,6 +21,11 @@ class Action:
     limits: ClassVar[bool] = False
     """Whether `ends_run` is asked, for which the rows that fail are counted."""
 
+    @property
+    def takes_rows_out(self) -> bool:
+        """Whether rows that fail are not accepted."""
+        return self.verdict != "clean"
+
     def ends_run(self, failing: int, rows: int) -> bool:
         """Whether so many rows are too many: nothing is committed then.
 

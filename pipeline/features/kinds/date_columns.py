@@ -132,7 +132,7 @@ class Year(DateColumn):
     def arrow(self, moments: pa.Array, rows: Mapping[str, pa.Array]) -> pa.Array:
         """The scaled year."""
         del rows
-        return _filled(self.scale.arrow(_doubles(pc.year(moments))), 0.0)
+        return floats(self.scale.arrow(_doubles(pc.year(moments))), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ class Since(DateColumn):
             begin = days_in(moments_in(rows_of(rows, self.since), self.zone))
         else:
             begin = (self.since - _EPOCH).days
-        return _filled(self.scale.arrow(days_in(moments) - begin), 0.0)
+        return floats(self.scale.arrow(days_in(moments) - begin), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +205,7 @@ class Nearest(DateColumn):
     def arrow(self, moments: pa.Array, rows: Mapping[str, pa.Array]) -> pa.Array:
         """The share of `most`."""
         del rows
-        return _filled(self.calendar.arrow(days_in(moments), self.most) / self.most, 1.0)
+        return floats(self.calendar.arrow(days_in(moments), self.most) / self.most, 1.0)
 
 
 def days_since(moment: Column, since: dt.date | str, zone: str | None) -> Column:
@@ -217,7 +217,3 @@ def days_since(moment: Column, since: dt.date | str, zone: str | None) -> Column
 def _doubles(values: pa.Array) -> Floats:
     """Whole numbers as doubles [rows], NaN for null."""
     return np.asarray(values.cast(pa.float64()).to_numpy(zero_copy_only=False), float)
-
-
-def _filled(values: Floats, missing: float) -> pa.Array:
-    return floats(np.where(np.isnan(values), missing, values))
